@@ -1,0 +1,121 @@
+/* What every kernel file shares: target attributes, roundings, tiles of rows.
+ *
+ * A kernel file holds one operation: the portable loop, AVX2, AVX-512, then the entry
+ * point that picks by zf_isa(). Files are compiled for the base instruction set, so that
+ * one binary runs everywhere; the faster versions are functions with a target attribute.
+ * Nothing here contracts a*b+c (-ffp-contract=off): write an fma where one is wanted. */
+#ifndef ZF_SIMD_H
+#define ZF_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "../zf_kernels.h"
+
+#if defined(__x86_64__)
+#define ZF_X86 1
+#include <immintrin.h>
+#define ZF_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define ZF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#endif
+
+static inline uint32_t zf_f32_bits(float f) {
+	uint32_t u;
+	memcpy(&u, &f, sizeof u);
+	return u;
+}
+
+static inline float zf_bits_f32(uint32_t u) {
+	float f;
+	memcpy(&f, &u, sizeof f);
+	return f;
+}
+
+static inline float zf_bf16_to_f32(uint16_t h) { return zf_bits_f32((uint32_t)h << 16); }
+
+/* Round to nearest even; a NaN keeps its sign and upper payload and is made quiet. */
+static inline uint16_t zf_f32_to_bf16(float f) {
+	uint32_t u = zf_f32_bits(f);
+	if ((u & 0x7fffffffu) > 0x7f800000u)
+		return (uint16_t)((u >> 16) | 0x40u);
+	return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+static inline float zf_load_act(int dtype, const void *x, int64_t i) {
+	return dtype == ZF_F32 ? ((const float *)x)[i] : zf_bf16_to_f32(((const uint16_t *)x)[i]);
+}
+
+static inline void zf_store_act(int dtype, void *x, int64_t i, float f) {
+	if (dtype == ZF_F32)
+		((float *)x)[i] = f;
+	else
+		((uint16_t *)x)[i] = zf_f32_to_bf16(f);
+}
+
+/* n items in tiles of size each: how many tiles. */
+static inline int64_t zf_tiles(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static inline int64_t zf_min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+#ifdef ZF_X86
+
+/* 8 and 16 lanes of act to f32 and back, the same bits as the scalar functions above. */
+ZF_AVX2 static inline __m256 zf_bf16x8_to_f32(__m128i h) {
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+ZF_AVX2 static inline __m128i zf_f32x8_to_bf16(__m256 f) {
+	__m256i u = _mm256_castps_si256(f);
+	__m256i upper = _mm256_srli_epi32(u, 16);
+	__m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+	__m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+	__m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+	__m256i nan = _mm256_castps_si256(_mm256_cmp_ps(f, f, _CMP_UNORD_Q));
+	__m256i r = _mm256_blendv_epi8(rounded, quiet, nan);
+	return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+
+ZF_AVX512 static inline __m512 zf_bf16x16_to_f32(__m256i h) {
+	return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+ZF_AVX512 static inline __m256i zf_f32x16_to_bf16(__m512 f) {
+	__m512i u = _mm512_castps_si512(f);
+	__m512i upper = _mm512_srli_epi32(u, 16);
+	__m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+	__m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+	__mmask16 nan = _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q);
+	return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(r, nan, upper, _mm512_set1_epi32(0x40)));
+}
+
+/* The first n of 16 lanes. */
+ZF_AVX512 static inline __mmask16 zf_mask16(int64_t n) { return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1u); }
+
+ZF_AVX2 static inline __m256 zf_load8_act(int dtype, const void *x, int64_t i) {
+	if (dtype == ZF_F32)
+		return _mm256_loadu_ps((const float *)x + i);
+	return zf_bf16x8_to_f32(_mm_loadu_si128((const __m128i *)((const uint16_t *)x + i)));
+}
+
+ZF_AVX2 static inline void zf_store8_act(int dtype, void *x, int64_t i, __m256 f) {
+	if (dtype == ZF_F32)
+		_mm256_storeu_ps((float *)x + i, f);
+	else
+		_mm_storeu_si128((__m128i *)((uint16_t *)x + i), zf_f32x8_to_bf16(f));
+}
+
+/* Lanes outside the mask read as +0 and are not stored. */
+ZF_AVX512 static inline __m512 zf_load16_act(int dtype, const void *x, int64_t i, __mmask16 m) {
+	if (dtype == ZF_F32)
+		return _mm512_maskz_loadu_ps(m, (const float *)x + i);
+	return zf_bf16x16_to_f32(_mm256_maskz_loadu_epi16(m, (const uint16_t *)x + i));
+}
+
+ZF_AVX512 static inline void zf_store16_act(int dtype, void *x, int64_t i, __mmask16 m, __m512 f) {
+	if (dtype == ZF_F32)
+		_mm512_mask_storeu_ps((float *)x + i, m, f);
+	else
+		_mm256_mask_storeu_epi16((uint16_t *)x + i, m, zf_f32x16_to_bf16(f));
+}
+
+#endif
+#endif
