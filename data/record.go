@@ -1,0 +1,75 @@
+package data
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+)
+
+// Record is one parsed record; the fields that Format names are set.
+type Record struct {
+	Format             Format
+	Prompt, Completion string
+	Text               string
+}
+
+// parseLine reads one line of JSONL. Members that the format does not name are
+// ignored: data sets carry ids and scores.
+func parseLine(line []byte, format Format) (Record, error) {
+	if err := validUTF8(line); err != nil {
+		return Record{}, err
+	}
+	var fields struct {
+		Prompt     *string `json:"prompt"`
+		Completion *string `json:"completion"`
+		Text       *string `json:"text"`
+	}
+	if err := json.Unmarshal(line, &fields); err != nil {
+		return Record{}, describeJSON(err)
+	}
+	r := Record{Format: format}
+	switch format {
+	case Completion:
+		if fields.Prompt == nil || fields.Completion == nil {
+			return Record{}, errors.New(`want an object with strings "prompt" and "completion"`)
+		}
+		r.Prompt, r.Completion = *fields.Prompt, *fields.Completion
+	case Text:
+		if fields.Text == nil {
+			return Record{}, errors.New(`want an object with a string "text"`)
+		}
+		r.Text = *fields.Text
+	}
+	return r, nil
+}
+
+// validUTF8 says where text stops being UTF-8.
+func validUTF8(b []byte) error {
+	if utf8.Valid(b) {
+		return nil
+	}
+	for i := 0; i < len(b); {
+		c, n := utf8.DecodeRune(b[i:])
+		if c == utf8.RuneError && n == 1 {
+			return fmt.Errorf("byte %d (0x%02x) is not UTF-8", i, b[i])
+		}
+		i += n
+	}
+	return nil
+}
+
+// describeJSON says where a line stops being JSON, or which member has the wrong type.
+func describeJSON(err error) error {
+	var syntax *json.SyntaxError
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Errorf("not JSON at byte %d: %w", syntax.Offset, err)
+	case errors.As(err, &wrong) && wrong.Field == "":
+		return fmt.Errorf("want a JSON object, got %s", wrong.Value)
+	case errors.As(err, &wrong):
+		return fmt.Errorf("%q: want a %s, got %s", wrong.Field, wrong.Type, wrong.Value)
+	}
+	return err
+}
