@@ -1,0 +1,36 @@
+package job
+
+// Parts that this version does not have. A field or value of one is refused when it is written, even at its default,
+// so that no job is accepted and then not done as it says. A part that arrives deletes its lines here.
+//
+// The names are those of the document that later versions read, which is why they are known.
+
+var absentFields = []string{
+	"method.lora",
+	"method.trainable",
+	"method.base_weights",
+	"offload",
+	"workers.restart",
+	"workers.spot",
+	"recovery",
+}
+
+// anyOther stands for every value that is not in the field's enum.
+const anyOther = "*"
+
+var absentValues = map[string][]string{
+	"method.type":                {"lora", "prompt", "head", "reward", "dpo", "ppo"},
+	"train.precision":            {"f16"},
+	"sharding.wire.parameters":   {"int8"},
+	"sharding.wire.gradients":    {"int8"},
+	"sharding.reduction":         {"tree8"},
+	"sharding.exact":             {"preferred", "off"},
+	"collective.transport":       {"lanes", "shm"},
+	"workers.device":             {"cuda"},
+	"output.formats":             {"gguf"},
+	"train.leaf":                 {anyOther},
+	"train.optimizer.state_bits": {anyOther},
+}
+
+// absentSchemes are the places that a path cannot name yet.
+var absentSchemes = []string{"hf://", "s3://", "gs://", "azblob://", "http://", "https://"}
