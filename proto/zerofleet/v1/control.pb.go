@@ -853,8 +853,8 @@ type Restore struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where the checkpoint store is, as in the job's checkpoint.store.
 	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
-	// The manifest's object key within it.
-	Manifest string `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// The manifest, as checkpoint.Decode reads it.
+	Manifest []byte `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	Step     uint64 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
 	// Only the weights count: the job differs, so its steps and moments start again.
 	WeightsOnly   bool `protobuf:"varint,4,opt,name=weights_only,json=weightsOnly,proto3" json:"weights_only,omitempty"`
@@ -899,11 +899,11 @@ func (x *Restore) GetStore() string {
 	return ""
 }
 
-func (x *Restore) GetManifest() string {
+func (x *Restore) GetManifest() []byte {
 	if x != nil {
 		return x.Manifest
 	}
-	return ""
+	return nil
 }
 
 func (x *Restore) GetStep() uint64 {
@@ -1705,13 +1705,11 @@ func (x *StoreFingerprintResponse) GetMatches() bool {
 }
 
 type CommitManifestRequest struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Worker     *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
-	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	Step       uint64                 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
-	// The manifest's object key in the store, and its bytes.
-	Key           string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
-	Manifest      []byte `protobuf:"bytes,5,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Worker        *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Step          uint64                 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	Manifest      []byte                 `protobuf:"bytes,4,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1765,13 +1763,6 @@ func (x *CommitManifestRequest) GetStep() uint64 {
 		return x.Step
 	}
 	return 0
-}
-
-func (x *CommitManifestRequest) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
 }
 
 func (x *CommitManifestRequest) GetManifest() []byte {
@@ -2273,7 +2264,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x04host\x18\x05 \x01(\tR\x04host\"r\n" +
 	"\aRestore\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x1a\n" +
-	"\bmanifest\x18\x02 \x01(\tR\bmanifest\x12\x12\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x12\n" +
 	"\x04step\x18\x03 \x01(\x04R\x04step\x12!\n" +
 	"\fweights_only\x18\x04 \x01(\bR\vweightsOnly\"n\n" +
 	"\vInstruction\x12\x1a\n" +
@@ -2355,15 +2346,14 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x18StoreFingerprintResponse\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12)\n" +
 	"\x10reference_worker\x18\x02 \x01(\tR\x0freferenceWorker\x12\x18\n" +
-	"\amatches\x18\x03 \x01(\bR\amatches\"\xa9\x01\n" +
+	"\amatches\x18\x03 \x01(\bR\amatches\"\x97\x01\n" +
 	"\x15CommitManifestRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x12\n" +
-	"\x04step\x18\x03 \x01(\x04R\x04step\x12\x10\n" +
-	"\x03key\x18\x04 \x01(\tR\x03key\x12\x1a\n" +
-	"\bmanifest\x18\x05 \x01(\fR\bmanifest\"H\n" +
+	"\x04step\x18\x03 \x01(\x04R\x04step\x12\x1a\n" +
+	"\bmanifest\x18\x04 \x01(\fR\bmanifest\"H\n" +
 	"\x16CommitManifestResponse\x12\x1c\n" +
 	"\tcommitted\x18\x01 \x01(\bR\tcommitted\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\xa0\x01\n" +

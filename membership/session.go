@@ -1,0 +1,248 @@
+package membership
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
+)
+
+// Registration is what a worker says of itself.
+type Registration struct {
+	ID      string // the worker's, the same over its incarnations
+	Addr    string // host:port of its collective endpoint, already listening
+	Host    string
+	Device  string
+	PID     int
+	Threads int
+}
+
+// Session is one incarnation of a worker. It renews its lease and delivers reports in goroutines of its own until Close.
+// Its methods may be called by several goroutines.
+type Session struct {
+	client      *Client
+	id          *zerofleetv1.Identity
+	lease       time.Duration
+	reports     *queue
+	stop        context.CancelFunc
+	goroutines  sync.WaitGroup
+	done        chan struct{} // closed when err is set
+	mu          sync.Mutex
+	generation  Generation // newest seen; Number 0: none yet
+	instruction Instruction
+	changed     chan struct{} // closed, and replaced, when generation changes
+	err         error
+}
+
+// Register makes this process the living incarnation of worker r.ID. It waits for the coordinator until ctx ends, and
+// fails when another living process has the id.
+func (c *Client) Register(ctx context.Context, r Registration) (*Session, error) {
+	nonce := make([]byte, 16)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, fmt.Errorf("register worker %s: %w", r.ID, err)
+	}
+	var reply *zerofleetv1.RegisterResponse
+	err := c.call(ctx, callTimeout, func(ctx context.Context, s zerofleetv1.ControlClient) (err error) {
+		reply, err = s.Register(ctx, &zerofleetv1.RegisterRequest{
+			Id: r.ID, Addr: r.Addr, Host: r.Host, Device: r.Device,
+			Pid: int64(r.PID), Threads: int32(r.Threads), Nonce: nonce,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("register worker %s: %w", r.ID, err)
+	}
+	lease := time.Duration(reply.GetLeaseSeconds()) * time.Second
+	if lease <= 0 {
+		return nil, fmt.Errorf("register worker %s: coordinator gave a lease of %s, want more than 0", r.ID, lease)
+	}
+	// The session outlives the call that made it: it ends with Close.
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &Session{
+		client: c, id: &zerofleetv1.Identity{Id: r.ID, Incarnation: reply.GetIncarnation()}, lease: lease,
+		reports: newQueue(), stop: stop, done: make(chan struct{}), changed: make(chan struct{}),
+	}
+	s.goroutines.Go(func() { s.renew(run) })
+	s.goroutines.Go(func() { s.watch(run) })
+	s.goroutines.Go(func() { s.deliver(run) })
+	return s, nil
+}
+
+// ID is the worker's id, Incarnation which life of it this is.
+func (s *Session) ID() string          { return s.id.GetId() }
+func (s *Session) Incarnation() uint64 { return s.id.GetIncarnation() }
+
+// Done is closed when the session has ended: Err says why.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err is nil while the session lives, then ErrFenced, ErrClosed or what the coordinator refused it with.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Generation waits for a generation with a number above after and returns the newest one. It fails when the session
+// ends or ctx does.
+func (s *Session) Generation(ctx context.Context, after uint64) (Generation, error) {
+	for {
+		s.mu.Lock()
+		g, changed, err := s.generation, s.changed, s.err
+		s.mu.Unlock()
+		switch {
+		case err != nil:
+			return Generation{}, err
+		case g.Number > after:
+			return g, nil
+		}
+		select {
+		case <-changed:
+		case <-s.done:
+		case <-ctx.Done():
+			return Generation{}, ctx.Err()
+		}
+	}
+}
+
+// Instruction is the newest instruction seen; the zero value if there was none. It does not wait.
+func (s *Session) Instruction() Instruction {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.instruction
+}
+
+// StoreFingerprint announces what this worker's kernels compute, and returns what the job is held to: the fingerprint of
+// generation 1's rank 0, and that worker's id. It waits for that worker.
+func (s *Session) StoreFingerprint(ctx context.Context, generation uint64, rank int, fingerprint string) (reference, worker string, err error) {
+	var r *zerofleetv1.StoreFingerprintResponse
+	err = s.client.call(ctx, 0, func(ctx context.Context, c zerofleetv1.ControlClient) (err error) {
+		r, err = c.StoreFingerprint(ctx, &zerofleetv1.StoreFingerprintRequest{
+			Worker: s.id, Generation: generation, Rank: uint32(rank), Fingerprint: fingerprint,
+		})
+		return err
+	})
+	if err != nil {
+		return "", "", fmt.Errorf("store fingerprint: %w", err)
+	}
+	return r.GetReference(), r.GetReferenceWorker(), nil
+}
+
+// CommitManifest makes the checkpoint of a step exist, if generation is still the job's newest and no later step is
+// committed. Otherwise committed is false and why says what it lost to. It waits for the coordinator until ctx ends.
+func (s *Session) CommitManifest(ctx context.Context, manifest []byte, step, generation uint64) (committed bool, why string, err error) {
+	var r *zerofleetv1.CommitManifestResponse
+	err = s.client.call(ctx, 0, func(ctx context.Context, c zerofleetv1.ControlClient) (err error) {
+		r, err = c.CommitManifest(ctx, &zerofleetv1.CommitManifestRequest{
+			Worker: s.id, Generation: generation, Step: step, Manifest: manifest,
+		})
+		return err
+	})
+	if err != nil {
+		return false, "", fmt.Errorf("commit manifest of step %d: %w", step, err)
+	}
+	return r.GetCommitted(), r.GetWhy(), nil
+}
+
+// Finish delivers what is still unreported and tells the coordinator how this worker's part of the job ended. It waits
+// for the coordinator until ctx ends; what is undelivered then is in Unacknowledged.
+func (s *Session) Finish(ctx context.Context, outcome Outcome, step uint64, message string) error {
+	if err := s.Flush(ctx); err != nil {
+		return fmt.Errorf("deliver reports: %w", err)
+	}
+	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
+		_, err := c.Finished(ctx, &zerofleetv1.FinishedRequest{Worker: s.id, Outcome: outcome, Step: step, Message: message})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("tell the coordinator that worker %s has finished: %w", s.ID(), err)
+	}
+	return nil
+}
+
+// Close ends the session's goroutines and waits for them. The lease is left to expire: a worker that ends in order has
+// called Finish.
+func (s *Session) Close() {
+	s.fail(ErrClosed)
+	s.stop()
+	s.goroutines.Wait()
+}
+
+// fail ends the session with err, if it has not ended.
+func (s *Session) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+		close(s.done)
+	}
+}
+
+// refused ends the session with err unless it only says that the session's own context has ended.
+func (s *Session) refused(ctx context.Context, err error) {
+	if ctx.Err() == nil && !errors.Is(err, ErrClosed) {
+		s.fail(err)
+	}
+	s.stop()
+}
+
+func (s *Session) renew(ctx context.Context) {
+	every := time.NewTicker(s.lease / 3)
+	defer every.Stop()
+	for {
+		err := s.client.call(ctx, s.lease/3, func(ctx context.Context, c zerofleetv1.ControlClient) error {
+			_, err := c.Renew(ctx, &zerofleetv1.RenewRequest{Worker: s.id})
+			return err
+		})
+		if err != nil {
+			s.refused(ctx, fmt.Errorf("renew lease of worker %s: %w", s.ID(), err))
+			return
+		}
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Session) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		// A stream ends when its coordinator does: the next one is asked, and tells everything again.
+		err := s.client.call(ctx, 0, func(ctx context.Context, c zerofleetv1.ControlClient) error {
+			stream, err := c.Watch(ctx, &zerofleetv1.WatchRequest{Worker: s.id})
+			if err != nil {
+				return err
+			}
+			for {
+				m, err := stream.Recv()
+				if err != nil {
+					return err
+				}
+				s.client.answered(true)
+				s.see(m)
+			}
+		})
+		if err != nil {
+			s.refused(ctx, fmt.Errorf("watch generations: %w", err))
+			return
+		}
+	}
+}
+
+// see takes one message of the watch. Older ones than what is known come after a reconnect and change nothing.
+func (s *Session) see(m *zerofleetv1.WatchResponse) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := m.GetGeneration(); g.GetNumber() > s.generation.Number {
+		s.generation = GenerationFromProto(g)
+		close(s.changed)
+		s.changed = make(chan struct{})
+	}
+	if i := m.GetInstruction(); i.GetSequence() > s.instruction.Sequence {
+		s.instruction = Instruction{Sequence: i.GetSequence(), Kind: InstructionKind(i.GetKind()), Why: i.GetWhy()}
+	}
+}
