@@ -1,6 +1,10 @@
 package model
 
-import "github.com/zerofleet/zerofleet/kernels"
+import (
+	"fmt"
+
+	"github.com/zerofleet/zerofleet/kernels"
+)
 
 // heads is the shape of attention.
 type heads struct {
@@ -22,6 +26,18 @@ type attention interface {
 type rotary struct {
 	pos      kernels.Buffer // [R] i32
 	cos, sin kernels.Buffer // [positions, K/2] f32
+}
+
+// upload fills the tables with the first n positions.
+func (r rotary) upload(s kernels.Stream, d *Decoder, n int) error {
+	cos, sin := d.rope(n)
+	if err := s.Upload(r.cos, f32Bytes(cos)); err != nil {
+		return fmt.Errorf("upload rotary tables: %w", err)
+	}
+	if err := s.Upload(r.sin, f32Bytes(sin)); err != nil {
+		return fmt.Errorf("upload rotary tables: %w", err)
+	}
+	return nil
 }
 
 // rotate turns the queries and keys of x, [rows,(H+2G)K], by their positions, or back.

@@ -52,12 +52,12 @@ type scratch struct {
 	rowsum kernels.Buffer // [B,H,T] f32: AttentionBackward's Delta. Training only
 }
 
+// takeSaved leaves lse to those who need it.
 func takeSaved(g *grabber, use kernels.Use, b block, act kernels.DType, rows int, x kernels.Buffer) saved {
 	return saved{
 		x:      x,
 		qkv:    g.take(use, act, rows*b.heads.qkv()),
 		att:    g.take(use, act, rows*b.heads.out()),
-		lse:    g.take(use, kernels.F32, rows*b.heads.q),
 		mid:    g.take(use, act, rows*b.qkv.in),
 		gateUp: g.take(use, act, rows*b.gateUp.out),
 	}

@@ -14,10 +14,12 @@ type head struct {
 	norm norm
 	out  linear // in the embedding's unit when tied, else in the head's
 	tied bool
+	// most is the most logits at a time: chunkLogits.
+	most int
 }
 
 func newHead(cfg spec.Config, u spec.Unit) head {
-	h := head{norm: newNorm(u, spec.NormName, cfg.NormEps), tied: cfg.Tied}
+	h := head{norm: newNorm(u, spec.NormName, cfg.NormEps), tied: cfg.Tied, most: chunkLogits}
 	if h.tied {
 		h.out = linear{out: cfg.Vocab, in: cfg.Width}
 	} else {
@@ -54,12 +56,12 @@ const (
 // roundRows is rows, rounded up to the granule.
 func roundRows(rows int) int { return (rows + rowGranule - 1) / rowGranule * rowGranule }
 
-// chunkRows is the rows of a chunk for up to rows of vocab logits: a multiple of the granule, as equal
-// as can be. It depends on the job's shapes alone, since the order of the output matrix's gradient
-// sums depends on it.
-func chunkRows(rows, vocab int) int {
-	most := max(chunkLogits/vocab/rowGranule*rowGranule, rowGranule)
-	chunks := (roundRows(rows) + most - 1) / most
+// chunkRows is the rows of a chunk when up to rows have vocab logits each: a multiple of the granule,
+// with at most most logits, and such that the chunks are as equal as can be. It depends on the job's
+// shapes alone, since the order of the output matrix's gradient sums depends on it.
+func chunkRows(rows, vocab, most int) int {
+	mostRows := max(most/vocab/rowGranule*rowGranule, rowGranule)
+	chunks := (roundRows(rows) + mostRows - 1) / mostRows
 	return roundRows((rows + chunks - 1) / chunks)
 }
 
@@ -78,7 +80,7 @@ type headBuffers struct {
 
 func takeHead(g *grabber, h head, act kernels.DType, rows int, train bool) headBuffers {
 	d, v, n := h.out.in, h.out.out, roundRows(rows)
-	b := headBuffers{chunk: chunkRows(rows, v)}
+	b := headBuffers{chunk: chunkRows(rows, v, h.most)}
 	b.hidden = g.take(kernels.Workspace, act, n*d)
 	b.logits = g.take(kernels.Workspace, kernels.F32, b.chunk*v)
 	b.rows = g.take(kernels.Workspace, kernels.I32, n)

@@ -121,10 +121,18 @@ func f32Bytes(x []float32) []byte {
 	return b
 }
 
-func bytesF32(b []byte) []float32 {
-	x := make([]float32, len(b)/4)
+// downloadF32 waits for the stream and returns src's elements, f32.
+func downloadF32(ctx context.Context, s kernels.Stream, src kernels.Buffer) ([]float32, error) {
+	b := make([]byte, src.Bytes())
+	if err := s.Download(b, src); err != nil {
+		return nil, err
+	}
+	if err := s.Sync(ctx); err != nil {
+		return nil, err
+	}
+	x := make([]float32, src.Len())
 	for i := range x {
 		x[i] = math.Float32frombits(binary.NativeEndian.Uint32(b[4*i:]))
 	}
-	return x
+	return x, nil
 }

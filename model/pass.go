@@ -66,6 +66,7 @@ func (d *Decoder) NewPass(a *kernels.Arena, o PassOptions) (*Pass, error) {
 		case i == 0 || o.Train && !o.Recompute:
 			x := g.take(kernels.Activations, d.act, rows*width)
 			p.blocks[i] = takeSaved(g, kernels.Activations, d.block, d.act, rows, x)
+			p.blocks[i].lse = g.take(kernels.Activations, kernels.F32, rows*d.cfg.Heads)
 		default:
 			p.blocks[i] = p.blocks[0]
 			if o.Train {
@@ -105,16 +106,7 @@ func (g *grabber) take(use kernels.Use, t kernels.DType, n int) kernels.Buffer {
 func (p *Pass) Rows() int { return p.o.B * p.o.T }
 
 // Init uploads the tables of rotary positions. It is called once, before the first Load.
-func (p *Pass) Init(s kernels.Stream) error {
-	cos, sin := p.d.rope(p.o.T)
-	if err := s.Upload(p.att.cos, f32Bytes(cos)); err != nil {
-		return fmt.Errorf("upload rotary tables: %w", err)
-	}
-	if err := s.Upload(p.att.sin, f32Bytes(sin)); err != nil {
-		return fmt.Errorf("upload rotary tables: %w", err)
-	}
-	return nil
-}
+func (p *Pass) Init(s kernels.Stream) error { return p.att.upload(s, p.d, p.o.T) }
 
 // output is what unit writes of the residual stream: the input of the unit after it.
 func (p *Pass) output(unit int) kernels.Buffer {
@@ -211,15 +203,50 @@ func (p *Pass) Losses(ctx context.Context, s kernels.Stream) ([]float32, error) 
 	if p.nCounted == 0 {
 		return out, s.Sync(ctx)
 	}
-	raw := make([]byte, 4*p.nCounted)
-	if err := s.Download(raw, p.head.loss.Slice(0, p.nCounted)); err != nil {
-		return nil, fmt.Errorf("download losses: %w", err)
-	}
-	if err := s.Sync(ctx); err != nil {
+	counted, err := downloadF32(ctx, s, p.head.loss.Slice(0, p.nCounted))
+	if err != nil {
 		return nil, fmt.Errorf("losses: %w", err)
 	}
-	for i, l := range bytesF32(raw) {
+	for i, l := range counted {
 		out[p.counted[i]] = l
+	}
+	return out, nil
+}
+
+// Logits returns the logits of the given rows, [len(rows),V]. It is valid between the last block's
+// Forward and the head's Backward. w are the head's parameters. It waits for the stream.
+func (p *Pass) Logits(ctx context.Context, s kernels.Stream, w Params, rows []int32) ([]float32, error) {
+	if head := len(p.d.units) - 1; p.next < head || p.back != head {
+		return nil, fmt.Errorf("logits: want them after the blocks' forward and before a backward")
+	}
+	if err := p.d.checkParams(len(p.d.units)-1, w); err != nil {
+		return nil, fmt.Errorf("logits: %w", err)
+	}
+	for _, r := range rows {
+		if r < 0 || int(r) >= p.Rows() {
+			return nil, fmt.Errorf("logits of row %d: want 0 to %d", r, p.Rows()-1)
+		}
+	}
+	var out []float32
+	for len(rows) > 0 {
+		n := min(len(rows), p.head.chunk)
+		if err := upload(s, p.head.rows.Slice(0, n), rows[:n]); err != nil {
+			return nil, fmt.Errorf("logits: %w", err)
+		}
+		prog := &program{s: s}
+		p.d.head.gather(prog, p.last, w, p.head, p.tmp, p.Rows(), n)
+		logits := p.d.head.logits(prog, w, p.head, 0, n)
+		if prog.err != nil {
+			return nil, fmt.Errorf("logits: %w", prog.err)
+		}
+		got, err := downloadF32(ctx, s, logits)
+		if err != nil {
+			return nil, fmt.Errorf("logits: %w", err)
+		}
+		out, rows = append(out, got...), rows[n:]
+	}
+	if err := upload(s, p.head.rows.Slice(0, len(p.counted)), p.counted); err != nil {
+		return nil, fmt.Errorf("logits: %w", err)
 	}
 	return out, nil
 }
