@@ -1,0 +1,168 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/zerofleet/zerofleet/checkpoint"
+	"github.com/zerofleet/zerofleet/data"
+)
+
+// Run is what a rank does from the state that it has to the job's end.
+type Run struct {
+	Data *data.Dataset
+	// Eval is evaluated every EvalEvery steps and at the end; nil for none.
+	Eval                *data.Dataset
+	EvalEvery           int64 // 0: at the end only
+	Store               checkpoint.Store
+	CheckpointEvery     int64 // 0: at the end only
+	CheckpointOnStop    bool
+	StopAt              int64 // stop after this step, with a checkpoint; 0: at the job's end
+	Cursor              checkpoint.Cursor
+	Manifest            checkpoint.Manifest // what every checkpoint of the job says: job, model, fingerprint
+	Instruction         func() Instruction  // the newest one that this rank has seen
+	StopReason          func() StopReason   // whether this rank wants to stop
+	Commit              CommitManifest
+	Committed           func(StepReport)
+	Evaluated           func(step int64, e Evaluation)
+	Phase               func(phase string)
+	EvaluateBeforeFirst bool
+}
+
+// StepReport tells of a committed step.
+type StepReport struct {
+	Metrics
+	Tokens  int           // of the global batch, counting in the loss or not
+	Elapsed time.Duration // since the commit before
+	// Reduced, Agreed, Updated are how long the phases took on this rank: computing and reducing, waiting for the records,
+	// updating and gathering.
+	Reduced, Updated time.Duration
+	SnapshotWait     time.Duration // what the checkpoint made the step before wait
+}
+
+// Outcome says how a run ended without an error.
+type Outcome struct {
+	Step    int64
+	Done    bool // all steps of the job
+	Reason  string
+	Stopped StopReason
+}
+
+// Run trains until the job's last step, StopAt, an instruction to stop, or an error. All ranks return after the
+// same step. A checkpoint of the last step is committed, unless the instruction was to abandon.
+func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
+	ck := &checkpointer{t: t, store: r.Store, commit: r.Commit, base: r.Manifest, begun: -1, heard: map[int64]*gathered{}}
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		if e := ck.close(); err == nil && e != nil {
+			err = e
+		}
+	}()
+	stream := r.Data.Stream(data.Cursor(r.Cursor), int(t.step))
+	cursor := r.Cursor
+	if r.Eval != nil && r.EvaluateBeforeFirst {
+		if err := t.evaluate(ctx, r); err != nil {
+			return out, err
+		}
+	}
+	var handled uint64 // sequence number of the newest instruction carried out
+	last := time.Now()
+	var snapshotWait time.Duration
+	for {
+		if r.StopAt > 0 && t.step >= r.StopAt {
+			out = Outcome{Step: t.step, Reason: fmt.Sprintf("stopped at step %d as asked", t.step)}
+			break
+		}
+		batch, err := stream.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			out = Outcome{Step: t.step, Done: true, Reason: "all steps done"}
+			break
+		}
+		if err != nil {
+			return out, err
+		}
+		began := time.Now()
+		var noteErr error
+		c, err := t.Reduce(ctx, Leaves{batch.Leaves, batch.Leaf}, func() Own {
+			var note []byte
+			note, noteErr = ck.say()
+			return Own{Instruction: r.Instruction(), Stop: r.StopReason(), Note: note}
+		})
+		if err == nil {
+			err = noteErr
+		}
+		if err != nil {
+			return out, err
+		}
+		reduced := time.Now()
+		m, err := t.Update(ctx, c)
+		if err != nil {
+			return out, err
+		}
+		cursor = checkpoint.Cursor(batch.After)
+		now := time.Now()
+		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last), Reduced: reduced.Sub(began),
+			Updated: now.Sub(reduced), SnapshotWait: snapshotWait})
+		last, snapshotWait = now, 0
+		if err := ck.hear(ctx, c.Notes); err != nil {
+			return out, err
+		}
+		asked := c.Instruction
+		if asked.Seq <= handled {
+			asked = Instruction{}
+		}
+		handled = max(handled, asked.Seq)
+		switch {
+		case asked.Kind == Abandon:
+			return Outcome{Step: t.step, Reason: "abandoned as asked"}, nil
+		case asked.Kind == Stop:
+			out = Outcome{Step: t.step, Reason: "stopped as asked"}
+		case c.Stop != 0:
+			out = Outcome{Step: t.step, Reason: c.Stop.String(), Stopped: c.Stop}
+		}
+		if out.Reason != "" {
+			if !r.CheckpointOnStop {
+				return out, nil
+			}
+			break
+		}
+		if asked.Kind == CheckpointNow || r.CheckpointEvery > 0 && t.step%r.CheckpointEvery == 0 {
+			if err := ck.begin(ctx, cursor); err != nil {
+				return out, err
+			}
+			snapshotWait = time.Since(now)
+		}
+		if r.Eval != nil && r.EvalEvery > 0 && t.step%r.EvalEvery == 0 {
+			if err := t.evaluate(ctx, r); err != nil {
+				return out, err
+			}
+			last = time.Now()
+		}
+	}
+	r.Phase("checkpointing")
+	if err := ck.begin(ctx, cursor); err != nil {
+		return out, err
+	}
+	if err := ck.finish(ctx); err != nil {
+		return out, err
+	}
+	if out.Done && r.Eval != nil {
+		return out, t.evaluate(ctx, r)
+	}
+	return out, nil
+}
+
+func (t *Trainer) evaluate(ctx context.Context, r Run) error {
+	r.Phase("evaluating")
+	e, err := t.Evaluate(ctx, r.Eval.Stream(data.Cursor{}, 0))
+	if err != nil {
+		return err
+	}
+	r.Evaluated(t.step, e)
+	r.Phase("training")
+	return nil
+}

@@ -1,0 +1,138 @@
+package train
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/zerofleet/zerofleet/checkpoint"
+	"github.com/zerofleet/zerofleet/kernels"
+	"github.com/zerofleet/zerofleet/shard"
+)
+
+// chunkElems is how much of a unit is staged at once when state is read: 4 MiB.
+const chunkElems = 1 << 20
+
+// ReadWeights reads elements [lo, hi) of a base model's tensor, by its canonical name.
+type ReadWeights func(ctx context.Context, tensor string, lo, hi int, dst []float32) error
+
+// Init sets the masters to the base model's weights, the moments to zero, and publishes the parameters. The rank
+// reads only what it holds.
+func (t *Trainer) Init(ctx context.Context, read ReadWeights) error {
+	for i := range t.units {
+		u := &t.units[i]
+		for _, tensor := range u.Tensors {
+			lo, hi := max(tensor.Offset, u.lo), min(tensor.Offset+tensor.Elems, u.hi)
+			err := t.fill(ctx, u.master, lo-u.base, hi-u.base, func(at, end int, dst []float32) error {
+				from := u.base - tensor.Offset
+				return read(ctx, tensor.Name, from+at, from+end, dst)
+			})
+			if err != nil {
+				return fmt.Errorf("read %s: %w", tensor.Name, err)
+			}
+		}
+		for _, moment := range []kernels.Buffer{u.m, u.v} {
+			if err := t.stream.Launch(kernels.Fill{Dst: moment}); err != nil {
+				return err
+			}
+		}
+	}
+	t.step, t.optimizerStep = 0, 0
+	return t.publish(ctx)
+}
+
+// Restore sets the state to a checkpoint's, written at any world size and stage, and publishes the parameters. The rank
+// reads only what it holds.
+func (t *Trainer) Restore(ctx context.Context, c *checkpoint.Reader) error {
+	for i := range t.units {
+		u := &t.units[i]
+		for _, s := range []struct {
+			field checkpoint.Field
+			buf   kernels.Buffer
+		}{{checkpoint.Master, u.master}, {checkpoint.M, u.m}, {checkpoint.V, u.v}} {
+			err := t.fill(ctx, s.buf, u.lo-u.base, u.hi-u.base, func(at, end int, dst []float32) error {
+				return c.Read(ctx, u.Name, s.field, u.base+at, u.base+end, dst)
+			})
+			if err != nil {
+				return fmt.Errorf("restore %s of %s: %w", s.field, u.Name, err)
+			}
+		}
+	}
+	m := c.Manifest()
+	t.step, t.optimizerStep = m.Step, m.OptimizerStep
+	return t.publish(ctx)
+}
+
+// fill uploads elements [lo, hi) of buf, in chunks that read delivers. The range may be empty.
+func (t *Trainer) fill(ctx context.Context, buf kernels.Buffer, lo, hi int, read func(at, end int, dst []float32) error) error {
+	if lo >= hi {
+		return nil
+	}
+	chunk := make([]float32, min(chunkElems, hi-lo))
+	for at := lo; at < hi; at += len(chunk) {
+		end := min(at+len(chunk), hi)
+		if err := read(at, end, chunk[:end-at]); err != nil {
+			return err
+		}
+		if err := t.stream.Upload(buf.Slice(at, end), rawBytes(chunk[:end-at])); err != nil {
+			return err
+		}
+	}
+	return t.stream.Sync(ctx)
+}
+
+// Snapshot copies the state that this rank owns to ordinary memory, to be written while training goes on: 12 bytes a
+// parameter over W. into, a former snapshot that is no longer in use, gives its memory; nil allocates.
+func (t *Trainer) Snapshot(ctx context.Context, into []checkpoint.Range) ([]checkpoint.Range, error) {
+	if into == nil {
+		into = make([]checkpoint.Range, len(t.units))
+		for i := range t.units {
+			u := &t.units[i]
+			lo, hi := u.layout.Owned(t.rank)
+			r := checkpoint.Range{Unit: u.Name, Lo: lo}
+			for f := range r.Fields {
+				r.Fields[f] = make([]float32, hi-lo)
+			}
+			into[i] = r
+		}
+	}
+	for i := range t.units {
+		u := &t.units[i]
+		lo, hi := u.layout.Owned(t.rank)
+		lo, hi = lo-u.base, hi-u.base
+		if lo >= hi {
+			continue
+		}
+		for f, b := range [checkpoint.Fields]kernels.Buffer{checkpoint.Master: u.master, checkpoint.M: u.m, checkpoint.V: u.v} {
+			if err := t.stream.Download(rawBytes(into[i].Fields[f]), b.Slice(lo, hi)); err != nil {
+				return nil, fmt.Errorf("copy state of %s: %w", u.Name, err)
+			}
+		}
+	}
+	return into, t.stream.Sync(ctx)
+}
+
+// units as a manifest lists them.
+func (t *Trainer) manifestUnits() []checkpoint.Unit {
+	list := make([]checkpoint.Unit, len(t.units))
+	for i, u := range t.units {
+		list[i] = checkpoint.Unit{Name: u.Name, Elems: u.Elems}
+		for _, tensor := range u.Tensors {
+			list[i].Tensors = append(list[i].Tensors, checkpoint.Tensor{Name: tensor.Name, Shape: tensor.Shape, Offset: tensor.Offset})
+		}
+	}
+	return list
+}
+
+// persistent is what the options keep between steps, by the formulas of shard.
+func (t *Trainer) persistent() shard.Bytes {
+	unified := t.dev.Backend.Caps().Unified
+	width := t.o.Compute.Bytes()
+	if t.o.Stage == shard.Parameters {
+		width = t.o.WireParameters.Bytes()
+	}
+	var sum shard.Bytes
+	for _, u := range t.units {
+		sum = sum.Add(shard.PersistentBytes(u.layout, t.o.Stage, width, t.o.mastersAreParameters(unified)))
+	}
+	return sum
+}
