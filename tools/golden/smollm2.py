@@ -1,0 +1,62 @@
+"""Makes model/testdata/smollm2.json: what transformers says about SmolLM2-135M-Instruct.
+
+    tools/fetch/smollm2.sh
+    python tools/golden/smollm2.py [PATH.gguf]
+
+transformers itself reads the GGUF: it dequantises the weights to f32 and undoes the
+permutation of the query and key rows. For one chat prompt the golden has the norm and
+the ten largest logits of a few positions, the mean loss over the prompt, and the 64
+tokens that greedy decoding adds.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import sys
+
+import tokenizers
+import torch
+import transformers
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GGUF = ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+OUT = ROOT / "model" / "testdata" / "smollm2.json"
+PROMPT = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+          "<|im_start|>user\nWhy is the sky blue? Answer in a few sentences.<|im_end|>\n<|im_start|>assistant\n")
+NEW_TOKENS = 64
+TOP = 10
+
+
+def main(path):
+    transformers.logging.set_verbosity_error()
+    load = dict(gguf_file=path.name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **load)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, **load, dtype=torch.float32,
+                                                              attn_implementation="eager").eval()
+    ids = tokenizer(PROMPT, add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.no_grad():
+        out = model(input_ids=ids, labels=ids)
+        greedy = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
+                                do_sample=False, eos_token_id=None, pad_token_id=0)
+    logits, new = out.logits[0], greedy[0, ids.shape[1]:].tolist()
+    with torch.no_grad():  # how near the runner-up is at each new token
+        steps = model(input_ids=greedy).logits[0, ids.shape[1] - 1:-1]
+    best = steps.topk(2).values
+    rows = [0, 1, ids.shape[1] // 2, ids.shape[1] - 1]
+    top = [logits[r].topk(TOP) for r in rows]
+    OUT.write_text(json.dumps(dict(
+        versions=dict(torch=torch.__version__, transformers=transformers.__version__,
+                      tokenizers=tokenizers.__version__, gguf=importlib.metadata.version("gguf")),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        prompt=PROMPT, tokens=ids[0].tolist(), loss=out.loss.item(),
+        rows=[dict(row=r, norm=logits[r].norm().item(), top_ids=t.indices.tolist(), top_logits=t.values.tolist())
+              for r, t in zip(rows, top)],
+        greedy=new, greedy_text=tokenizer.decode(new), smallest_margin=(best[:, 0] - best[:, 1]).min().item(),
+    ), indent=1) + "\n")
+    print(f"loss {out.loss.item():.4f}, smallest margin {(best[:, 0] - best[:, 1]).min().item():.3g}: {tokenizer.decode(new)!r}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else GGUF)
