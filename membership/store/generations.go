@@ -1,0 +1,121 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/zerofleet/zerofleet/membership"
+)
+
+// signals are what every worker watches: values of protobuf messages would tie the store's format to the wire's, so
+// they are JSON like the rest.
+const (
+	signalGeneration  = "generation"
+	signalInstruction = "instruction"
+)
+
+// PutGeneration writes the next generation: in one transaction that compares the election key and that the generation
+// before it, g.Number-1 or whatever number the job went on from, is still the newest.
+func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membership.Generation) error {
+	newest, at, err := l.Generation(ctx)
+	if err != nil {
+		return err
+	}
+	what := fmt.Sprintf("write generation %d", g.Number)
+	if newest.Number != previous {
+		return fmt.Errorf("%s after %d: newest is %d: %w", what, previous, newest.Number, ErrConflict)
+	}
+	if g.Number <= previous {
+		return fmt.Errorf("%s after %d: want a higher number", what, previous)
+	}
+	b, err := json.Marshal(g)
+	if err != nil {
+		return fmt.Errorf("%s: encode: %w", what, err)
+	}
+	signal := l.key("signals", signalGeneration)
+	_, err = l.decide(ctx, what,
+		[]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(signal), "=", at)},
+		clientv3.OpPut(signal, string(b)),
+		clientv3.OpPut(l.key("generations", fmt.Sprintf("%08d", g.Number)), string(b)))
+	return err
+}
+
+// Generation is the newest generation and the revision that wrote it; Number is 0 before the first.
+func (s *Store) Generation(ctx context.Context) (membership.Generation, int64, error) {
+	var g membership.Generation
+	at, err := s.get(ctx, s.key("signals", signalGeneration), &g)
+	return g, at, err
+}
+
+// instruction is the value of signals/instruction. Its sequence is the revision that wrote it, which only grows.
+type instruction struct {
+	Kind membership.InstructionKind `json:"kind"`
+	Why  string                     `json:"why"`
+}
+
+// PutInstruction asks something of all ranks, in place of what was asked before.
+func (l *Leader) PutInstruction(ctx context.Context, kind membership.InstructionKind, why string) error {
+	return l.decidePut(ctx, "write instruction", l.key("signals", signalInstruction), instruction{kind, why})
+}
+
+// Instruction is the newest instruction; the zero value if none is in force.
+func (s *Store) Instruction(ctx context.Context) (membership.Instruction, error) {
+	var i instruction
+	at, err := s.get(ctx, s.key("signals", signalInstruction), &i)
+	if err != nil || at == 0 {
+		return membership.Instruction{}, err
+	}
+	return membership.Instruction{Sequence: uint64(at), Kind: i.Kind, Why: i.Why}, nil
+}
+
+// Signals tells see of the newest generation and instruction, then of each later one, until ctx ends or either of see
+// and etcd fails.
+func (s *Store) Signals(ctx context.Context, see func(*membership.Generation, *membership.Instruction) error) error {
+	now, err := s.etcd.Get(ctx, s.key("signals/"), clientv3.WithPrefix())
+	if err != nil {
+		return fmt.Errorf("read signals: %w", err)
+	}
+	for _, kv := range now.Kvs {
+		if err := s.signal(kv, see); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for r := range s.etcd.Watch(ctx, s.key("signals/"), clientv3.WithPrefix(), clientv3.WithRev(now.Header.Revision+1)) {
+		if err := r.Err(); err != nil {
+			return fmt.Errorf("watch signals: %w", err)
+		}
+		for _, e := range r.Events {
+			if e.Type != mvccpb.Event_PUT {
+				continue
+			}
+			if err := s.signal(e.Kv, see); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+func (s *Store) signal(kv *mvccpb.KeyValue, see func(*membership.Generation, *membership.Instruction) error) error {
+	switch string(kv.Key) {
+	case s.key("signals", signalGeneration):
+		var g membership.Generation
+		if err := json.Unmarshal(kv.Value, &g); err != nil {
+			return fmt.Errorf("decode generation: %w", err)
+		}
+		return see(&g, nil)
+	case s.key("signals", signalInstruction):
+		var i instruction
+		if err := json.Unmarshal(kv.Value, &i); err != nil {
+			return fmt.Errorf("decode instruction: %w", err)
+		}
+		return see(nil, &membership.Instruction{Sequence: uint64(kv.ModRevision), Kind: i.Kind, Why: i.Why})
+	}
+	return nil
+}

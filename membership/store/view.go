@@ -1,0 +1,83 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/zerofleet/zerofleet/membership"
+)
+
+// View is everything a coordinator decides from, as of one revision.
+type View struct {
+	Run         Run
+	Workers     map[string]Worker // living leases only
+	Processes   map[string]Process
+	States      map[string]State
+	Finished    map[string]Finished
+	Generation  membership.Generation // Number 0, or Run.After and less: none of this run yet
+	Instruction membership.Instruction
+	Fingerprint Fingerprint
+	Manifest    Manifest // of this run; Step 0: none
+	Outcome     *Outcome // nil while the run goes on
+}
+
+// View reads it.
+func (s *Store) View(ctx context.Context) (View, error) {
+	v := View{Workers: map[string]Worker{}, Processes: map[string]Process{}, States: map[string]State{}, Finished: map[string]Finished{}}
+	r, err := s.etcd.Get(ctx, s.prefix, clientv3.WithPrefix())
+	if err != nil {
+		return View{}, fmt.Errorf("read job: %w", err)
+	}
+	for _, kv := range r.Kvs {
+		name := strings.TrimPrefix(string(kv.Key), s.prefix)
+		if err := v.take(name, kv.Value, kv.ModRevision); err != nil {
+			return View{}, fmt.Errorf("decode %s: %w", name, err)
+		}
+	}
+	return v, nil
+}
+
+func (v *View) take(name string, value []byte, revision int64) error {
+	kind, id, _ := strings.Cut(name, "/")
+	switch kind {
+	case "run":
+		return json.Unmarshal(value, &v.Run)
+	case "workers":
+		return takeInto(v.Workers, id, value)
+	case "processes":
+		return takeInto(v.Processes, id, value)
+	case "states":
+		return takeInto(v.States, id, value)
+	case "finished":
+		return takeInto(v.Finished, id, value)
+	case "fingerprint":
+		return json.Unmarshal(value, &v.Fingerprint)
+	case "manifest":
+		return json.Unmarshal(value, &v.Manifest)
+	case "outcome":
+		return json.Unmarshal(value, &v.Outcome)
+	case "signals":
+		if id == signalGeneration {
+			return json.Unmarshal(value, &v.Generation)
+		}
+		var i instruction
+		if err := json.Unmarshal(value, &i); err != nil {
+			return err
+		}
+		v.Instruction = membership.Instruction{Sequence: uint64(revision), Kind: i.Kind, Why: i.Why}
+	}
+	return nil
+}
+
+func takeInto[T any](m map[string]T, id string, value []byte) error {
+	var t T
+	if err := json.Unmarshal(value, &t); err != nil {
+		return err
+	}
+	m[id] = t
+	return nil
+}
