@@ -102,3 +102,12 @@ func given(args ...Arg) []Arg {
 	}
 	return args[:n]
 }
+
+// ValidateCopy checks a Stream's Copy: same element type and length, no overlap.
+func ValidateCopy(dst, src Buffer) error {
+	c := check{op: "copy"}
+	if src.IsZero() || dst.Type() != src.Type() || dst.Len() != src.Len() {
+		c.fail("%d elements of %s to %d of %s, want the same", src.Len(), src.Type(), dst.Len(), dst.Type())
+	}
+	return c.done([]Arg{{"dst", dst, Write}, {"src", src, Read}})
+}

@@ -49,6 +49,13 @@ zf_status zf_isa_force(int isa);
 
 /* ---- Products ------------------------------------------------------------------ */
 
+/* zf_products_force chooses, for the whole process, between oneDNN when it is there and our own product.
+ * zf_products_library is the version of oneDNN that products come from, as 10000*major + 100*minor + patch, or 0
+ * when they are our own: because oneDNN is missing, or by choice, or since a lower instruction set was forced. */
+enum { ZF_PRODUCTS_AUTO = 0, ZF_PRODUCTS_OWN = 1 };
+zf_status zf_products_force(int which);
+int zf_products_library(void);
+
 /* out[M,N] = A'B' (+ out when accumulate). a: [M,K], or [K,M] when trans_a; b: [K,N], or
  * [N,K] when trans_b; both of in_dtype. out: of out_dtype, F32 or in_dtype. */
 zf_status zf_matmul(zf_pool *p, int in_dtype, int out_dtype, void *out, const void *a, const void *b, int64_t m,
@@ -115,7 +122,7 @@ zf_status zf_cross_entropy(zf_pool *p, int ddtype, float *loss, void *dlogits, c
 /* out, a, b: [n] act; out may be a or b. */
 zf_status zf_add(zf_pool *p, int dtype, void *out, const void *a, const void *b, int64_t n);
 
-/* dst: [n] of dst_dtype; src: [n] of src_dtype; F32, BF16 or F16 each. A NaN stays a NaN, made quiet. */
+/* dst: [n] of dst_dtype; src: [n] of src_dtype; F32, BF16 or F16 each. A NaN stays a NaN. */
 zf_status zf_convert(zf_pool *p, int dst_dtype, void *dst, int src_dtype, const void *src, int64_t n);
 
 /* dst: [n], F32 or BF16. */

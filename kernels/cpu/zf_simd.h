@@ -3,9 +3,15 @@
  * A kernel file holds one operation: the portable loop, AVX2, AVX-512, then the entry
  * point that picks by zf_isa(). Files are compiled for the base instruction set, so that
  * one binary runs everywhere; the faster versions are functions with a target attribute.
- * Nothing here contracts a*b+c (-ffp-contract=off): write an fma where one is wanted. */
+ *
+ * Nothing contracts a*b+c: gcc does not in the standard mode that cgo.go sets (-std=c11; cgo admits no
+ * -ffp-contract=off), clang is told here. Write an fma where one is wanted. Include this file first. */
 #ifndef ZF_SIMD_H
 #define ZF_SIMD_H
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
 
 #include <stdint.h>
 #include <string.h>
@@ -31,6 +37,15 @@ static inline float zf_bits_f32(uint32_t u) {
 	return f;
 }
 
+/* IEEE's square root as one instruction: sqrtf would have to set errno (cgo admits no -fno-math-errno). */
+static inline float zf_sqrt(float x) {
+#ifdef ZF_X86
+	return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
+#else
+	return __builtin_sqrtf(x);
+#endif
+}
+
 static inline float zf_bf16_to_f32(uint16_t h) { return zf_bits_f32((uint32_t)h << 16); }
 
 /* Round to nearest even; a NaN keeps its sign and upper payload and is made quiet. */
@@ -51,6 +66,39 @@ static inline void zf_store_act(int dtype, void *x, int64_t i, float f) {
 	else
 		((uint16_t *)x)[i] = zf_f32_to_bf16(f);
 }
+
+/* Elements that need not be aligned: bytes as they came off the wire. */
+typedef float zf_unaligned_f32 __attribute__((aligned(1)));
+typedef uint16_t zf_unaligned_u16 __attribute__((aligned(1)));
+
+/* A loop written once and compiled for each instruction set: ZF_EVERY_ISA(name, (params), (args)) makes
+ * name_avx2 and name_avx512 from the ZF_BODY function name, and name_best, which picks one by zf_isa().
+ * The compiler vectorises it. It neither contracts nor reorders, so the bits are the same on each. */
+#define ZF_BODY static inline __attribute__((always_inline))
+#ifdef ZF_X86
+#define ZF_EVERY_ISA(name, params, args)                                                                           \
+	ZF_AVX2 static void name##_avx2 params { name args; }                                                          \
+	ZF_AVX512 static void name##_avx512 params { name args; }                                                      \
+	static void name##_best params {                                                                               \
+		switch (zf_isa()) {                                                                                        \
+		case ZF_ISA_AVX512:                                                                                        \
+			name##_avx512 args;                                                                                    \
+			break;                                                                                                 \
+		case ZF_ISA_AVX2:                                                                                          \
+			name##_avx2 args;                                                                                      \
+			break;                                                                                                 \
+		default:                                                                                                   \
+			name args;                                                                                             \
+		}                                                                                                          \
+	}
+#else
+#define ZF_EVERY_ISA(name, params, args)                                                                           \
+	static void name##_best params { name args; }
+#endif
+
+/* Elements of an elementwise kernel that one thread takes at a time: 64 KiB of f32, so that the
+ * hand-out costs nothing and a part of a few MB still spreads over many cores. */
+#define ZF_RANGE 16384
 
 /* n items in tiles of size each: how many tiles. */
 static inline int64_t zf_tiles(int64_t n, int64_t size) { return (n + size - 1) / size; }

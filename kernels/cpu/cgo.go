@@ -1,0 +1,166 @@
+package cpu
+
+// The only file that speaks to C. Everything it passes lies in memory from mmap or, for
+// Accumulate, is used during the call only.
+
+// #cgo CFLAGS: -O3 -std=c11 -Wall -Wextra
+// #cgo LDFLAGS: -ldl -lpthread -lm
+// #include "../zf_kernels.h"
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/zerofleet/zerofleet/kernels"
+)
+
+var isaNames = map[C.int]string{C.ZF_ISA_PORTABLE: "portable", C.ZF_ISA_AVX2: "avx2", C.ZF_ISA_AVX512: "avx512"}
+
+func isaName() string     { return isaNames[C.zf_isa()] }
+func bestISAName() string { return isaNames[C.zf_isa_best()] }
+
+func forceISA(name string) error {
+	for isa, n := range isaNames {
+		if n != name {
+			continue
+		}
+		if C.zf_isa_force(isa) != C.ZF_OK {
+			return fmt.Errorf("instruction set %s: this machine has %s", name, bestISAName())
+		}
+		return nil
+	}
+	return fmt.Errorf("instruction set %q: want portable, avx2 or avx512", name)
+}
+
+func forceOwnProducts(own bool) {
+	which := C.int(C.ZF_PRODUCTS_AUTO)
+	if own {
+		which = C.ZF_PRODUCTS_OWN
+	}
+	C.zf_products_force(which)
+}
+
+// libraryVersion is oneDNN's, "" when products are our own.
+func libraryVersion() string {
+	v := int(C.zf_products_library())
+	if v == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
+}
+
+// A pool is the threads of one Backend. One call at a time uses it.
+type pool struct{ c *C.zf_pool }
+
+func newPool(threads int) (pool, error) {
+	c := C.zf_pool_new(C.int(threads))
+	if c == nil {
+		return pool{}, fmt.Errorf("start %d kernel threads: the system has not the threads or the memory", threads)
+	}
+	return pool{c}, nil
+}
+
+func (p pool) free() { C.zf_pool_free(p.c) }
+
+// status turns a status code into an error.
+func status(s C.zf_status) error {
+	switch s {
+	case C.ZF_OK:
+		return nil
+	case C.ZF_ENOMEM:
+		return fmt.Errorf("scratch memory: %w", kernels.ErrMemory)
+	case C.ZF_EID:
+		return errors.New("an id, label, position or document start is out of range")
+	case C.ZF_EPRODUCT:
+		return errors.New("oneDNN refused the product")
+	}
+	return fmt.Errorf("the kernel refused its arguments (status %d)", int(s))
+}
+
+// at is where a buffer begins, nil for the zero Buffer. The caller holds the Backend's lock and has checked the buffer.
+func at(b kernels.Buffer) unsafe.Pointer {
+	if b.IsZero() {
+		return nil
+	}
+	return unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.Mem().(*memory).data)), b.Offset())
+}
+
+func f32(b kernels.Buffer) *C.float       { return (*C.float)(at(b)) }
+func dtype(b kernels.Buffer) C.int        { return C.int(b.Type()) }
+func size(n int) C.int64_t                { return C.int64_t(n) }
+func elements(b kernels.Buffer) C.int64_t { return C.int64_t(b.Len()) }
+
+func flag(b bool) C.int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// run does one validated Op, and returns when it is done.
+func (p pool) run(op kernels.Op) error {
+	switch o := op.(type) {
+	case kernels.MatMul:
+		return status(C.zf_matmul(p.c, dtype(o.A), dtype(o.Out), at(o.Out), at(o.A), at(o.B), size(o.M), size(o.N),
+			size(o.K), flag(o.TransA), flag(o.TransB), flag(o.Accumulate)))
+	case kernels.Add:
+		if o.Out.Len() == 0 {
+			return nil
+		}
+		return status(C.zf_add(p.c, dtype(o.Out), at(o.Out), at(o.A), at(o.B), elements(o.Out)))
+	case kernels.Convert:
+		if o.Dst.Len() == 0 {
+			return nil
+		}
+		return status(C.zf_convert(p.c, dtype(o.Dst), at(o.Dst), dtype(o.Src), at(o.Src), elements(o.Dst)))
+	case kernels.Fill:
+		if o.Dst.Len() == 0 {
+			return nil
+		}
+		return status(C.zf_fill(p.c, dtype(o.Dst), at(o.Dst), C.float(o.Value), elements(o.Dst)))
+	case kernels.Accumulate:
+		if o.Acc.Len() == 0 {
+			return nil
+		}
+		return status(C.zf_accumulate(p.c, dtype(o.Src), at(o.Acc), at(o.Src), elements(o.Acc)))
+	case kernels.BlockSumSquares:
+		if o.X.Len() == 0 {
+			return nil
+		}
+		return status(C.zf_block_sum_squares(p.c, (*C.double)(at(o.Out)), f32(o.X), elements(o.X)))
+	case kernels.AdamW:
+		if o.Param.Len() == 0 {
+			return nil
+		}
+		s := o.Scalars
+		c := C.zf_adamw_scalars{
+			grad_scale: C.float(s.GradScale), beta1: C.float(s.Beta1), beta2: C.float(s.Beta2),
+			one_minus_beta1: C.float(s.OneMinusBeta1), one_minus_beta2: C.float(s.OneMinusBeta2),
+			step_size: C.float(s.StepSize), inv_sqrt_bias2: C.float(s.InvSqrtBias2), eps: C.float(s.Eps),
+			decay: C.float(s.Decay),
+		}
+		return status(C.zf_adamw(p.c, dtype(o.Out), at(o.Out), f32(o.Param), f32(o.M), f32(o.V), f32(o.Grad),
+			elements(o.Param), &c))
+	}
+	return fmt.Errorf("no kernel for %T", op)
+}
+
+// Accumulate adds src to acc, element by element: acc[i] += src[i], in f32. src holds
+// little-endian elements of type t, f32 or bf16, as many as acc, at any alignment: bytes as
+// they came off the wire. The bits are those of the kernels.Accumulate Op on any Backend. It needs no
+// Backend, runs on the caller's thread and may be called concurrently.
+func Accumulate(acc []float32, src []byte, t kernels.DType) error {
+	if t != kernels.F32 && t != kernels.BF16 {
+		return fmt.Errorf("accumulate: elements of %s, want f32 or bf16", t)
+	}
+	if len(src) != len(acc)*t.Bytes() {
+		return fmt.Errorf("accumulate: %d bytes of %s onto %d elements, want %d bytes", len(src), t, len(acc), len(acc)*t.Bytes())
+	}
+	if len(acc) == 0 {
+		return nil
+	}
+	return status(C.zf_accumulate(nil, C.int(t), unsafe.Pointer(unsafe.SliceData(acc)),
+		unsafe.Pointer(unsafe.SliceData(src)), C.int64_t(len(acc))))
+}
