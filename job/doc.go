@@ -7,4 +7,3 @@
 //
 // Only this package parses YAML, and it imports no other package of the project.
 package job
-

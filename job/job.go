@@ -159,9 +159,9 @@ type Output struct {
 
 // Pins are what submitting the job found.
 type Pins struct {
-	Model       string   `yaml:"model" doc:"content digest of model.base"`
+	Model       string   `yaml:"model" required:"true" doc:"content digest of model.base"`
 	Tokenizer   string   `yaml:"tokenizer" doc:"content digest of model.tokenizer"`
-	Train       []string `yaml:"train" doc:"content digests of data.train"`
+	Train       []string `yaml:"train" required:"true" doc:"content digests of data.train"`
 	Eval        []string `yaml:"eval" doc:"content digests of data.eval"`
 	Fingerprint string   `yaml:"fingerprint" doc:"of the kernels: every worker must compute these bits; stored by the first generation's lowest rank"`
 }

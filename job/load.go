@@ -43,6 +43,9 @@ func Parse(source string, text []byte, sets []string) (*Job, error) {
 	if root == nil {
 		return nil, r.faults
 	}
+	if root.kind != mapping && root.kind != null {
+		return nil, Fault{at: root.at, Message: root.describe() + ": want sections, such as model: and data:"}
+	}
 	d := decoder{faults: r.faults, at: map[string]position{"": r.place(1, 1)}}
 	for i, option := range sets {
 		d.faults = append(d.faults, set(root, option, i+1)...)

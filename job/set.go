@@ -30,12 +30,15 @@ func set(root *node, option string, order int) Faults {
 		return r.faults
 	}
 
-	here, walked := &root, ""
-	for step := range strings.SplitSeq(path, ".") {
-		m := setStep.FindStringSubmatch(step)
-		if m == nil {
+	steps := strings.Split(path, ".")
+	for _, step := range steps {
+		if !setStep.MatchString(step) {
 			return bad(path, "%q: want a field's name, such as train.steps or data.train[0].path", step)
 		}
+	}
+	here, walked := &root, ""
+	for _, step := range steps {
+		m := setStep.FindStringSubmatch(step)
 		n := *here
 		if n.kind == null {
 			*n = node{kind: mapping, at: at}
@@ -48,6 +51,9 @@ func set(root *node, option string, order int) Faults {
 		if f == nil {
 			n.fields = append(n.fields, field{name: m[1], at: at, value: &node{at: at}})
 			f = &n.fields[len(n.fields)-1]
+		}
+		if len(walked) == len(path) {
+			f.at = at
 		}
 		here = &f.value
 		for index := range strings.FieldsFuncSeq(m[2], func(c rune) bool { return c == '[' || c == ']' }) {

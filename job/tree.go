@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	maxFileBytes = 1 << 20
+	// maxFileBytes bounds the time as well: the parser's is quadratic in some texts, seconds at this length.
+	maxFileBytes = 64 << 10
 	// maxDepth bounds nesting: the document itself needs 4 levels.
 	maxDepth = 32
 )
