@@ -85,6 +85,22 @@ func (r *Reader) Read(ctx context.Context, unit string, f Field, lo, hi int, dst
 	return nil
 }
 
+// ReadTensor reads elements [lo, hi) of a tensor's master weights, by its canonical name, into dst, [hi-lo] f32.
+func (r *Reader) ReadTensor(ctx context.Context, name string, lo, hi int, dst []float32) error {
+	for _, u := range r.m.Units {
+		for _, t := range u.Tensors {
+			if t.Name != name {
+				continue
+			}
+			if hi > t.Elems() {
+				return fmt.Errorf("read elements [%d,%d) of %s: it has %d", lo, hi, name, t.Elems())
+			}
+			return r.Read(ctx, u.Name, Master, t.Offset+lo, t.Offset+hi, dst)
+		}
+	}
+	return fmt.Errorf("read tensor %q: the checkpoint of step %d has none of that name", name, r.m.Step)
+}
+
 func tensorName(unit string, f Field) string { return unit + "/" + f.String() }
 
 func (p *part) read(name string, wantElems, lo int, dst []float32) error {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/kernels"
-	"github.com/zerofleet/zerofleet/shard"
 )
 
 // chunkElems is how much of a unit is staged at once when state is read: 4 MiB.
@@ -121,18 +120,4 @@ func (t *Trainer) manifestUnits() []checkpoint.Unit {
 		}
 	}
 	return list
-}
-
-// persistent is what the options keep between steps, by the formulas of shard.
-func (t *Trainer) persistent() shard.Bytes {
-	unified := t.dev.Backend.Caps().Unified
-	width := t.o.Compute.Bytes()
-	if t.o.Stage == shard.Parameters {
-		width = t.o.WireParameters.Bytes()
-	}
-	var sum shard.Bytes
-	for _, u := range t.units {
-		sum = sum.Add(shard.PersistentBytes(u.layout, t.o.Stage, width, t.o.mastersAreParameters(unified)))
-	}
-	return sum
 }

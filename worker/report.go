@@ -1,0 +1,77 @@
+package worker
+
+import (
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/zerofleet/zerofleet/collective"
+	"github.com/zerofleet/zerofleet/data"
+	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/train"
+)
+
+// reporter tells the coordinator what the training does. Every rank tells of every step: the coordinator keeps each once.
+type reporter struct {
+	w     *worker
+	t     *train.Trainer
+	group collective.Group
+	data  *data.Dataset
+	rank  int
+	began time.Time
+}
+
+var phases = map[string]membership.Phase{
+	"training": membership.Training, "evaluating": membership.Evaluating, "checkpointing": membership.Checkpointing,
+}
+
+func (r *reporter) phase(name string) {
+	r.w.session.ReportState(phases[name], "", uint64(r.t.Step()), r.memory())
+}
+
+func (r *reporter) memory() map[string]int64 {
+	bytes := map[string]int64{}
+	for use, n := range r.t.Usage() {
+		bytes[string(use)] = n
+	}
+	return bytes
+}
+
+func (r *reporter) instruction() train.Instruction {
+	i := r.w.session.Instruction()
+	return train.Instruction{Seq: i.Sequence, Kind: train.InstructionKind(i.Kind)}
+}
+
+func (r *reporter) stopReason() train.StopReason {
+	switch limit := r.w.job.Train.MaxSeconds; {
+	case r.w.orphaned():
+		return train.Orphaned
+	case limit > 0 && time.Since(r.began) > seconds(limit):
+		return train.TimeUp
+	}
+	return 0
+}
+
+func (r *reporter) committed(s train.StepReport) {
+	var held int64
+	for _, n := range r.t.Usage() {
+		held += n
+	}
+	r.w.session.ReportStep(&membership.StepLine{
+		Step: s.Step, OptimizerStep: uint64(r.t.OptimizerStep()), Loss: s.Loss, LearningRate: s.LearningRate, GradNorm: s.GradNorm,
+		Tokens: uint64(s.Tokens), LossTokens: s.LossTokens, TokensPerSecond: float64(s.Tokens) / s.Elapsed.Seconds(),
+		WorldSize: uint32(r.group.Size()), Generation: r.group.Generation(), TierBytes: map[string]int64{"host": held},
+		Skipped: !s.Updated, TotalSteps: uint64(r.data.Steps()),
+	})
+	r.w.session.ReportState(membership.Training, "", s.Step, nil)
+}
+
+func (r *reporter) evaluated(step int64, e train.Evaluation) {
+	if r.rank == 0 {
+		r.w.session.ReportEvaluation(&membership.EvaluationLine{Step: uint64(step), Loss: e.Loss, Perplexity: math.Exp(e.Loss), LossTokens: e.Tokens})
+	}
+}
+
+func marshalReport(m proto.Message) ([]byte, error) { return protojson.Marshal(m) }

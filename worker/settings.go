@@ -1,0 +1,50 @@
+package worker
+
+import (
+	"fmt"
+
+	"github.com/zerofleet/zerofleet/job"
+	"github.com/zerofleet/zerofleet/kernels"
+	"github.com/zerofleet/zerofleet/shard"
+	"github.com/zerofleet/zerofleet/train"
+)
+
+// trainOptions is what a resolved job says about computing. steps is the job's total.
+func trainOptions(j *job.Job, steps int) (train.Options, error) {
+	stage, ok := j.Sharding.Stage.Number()
+	if !ok {
+		return train.Options{}, fmt.Errorf("sharding.stage: %s was not settled when the job was submitted", j.Sharding.Stage)
+	}
+	recompute, ok := j.Train.GradientCheckpointing.Bool()
+	if !ok {
+		return train.Options{}, fmt.Errorf("train.gradient_checkpointing: %s was not settled when the job was submitted", j.Train.GradientCheckpointing)
+	}
+	t := j.Train
+	o := train.Options{
+		Stage:       shard.Stage(stage),
+		GlobalBatch: t.GlobalBatchSize, MicroBatch: t.MicroBatchSize, SequenceLen: j.Data.SequenceLen,
+		Recompute:   recompute,
+		MaxGradNorm: t.MaxGradNorm,
+		Optimizer:   train.AdamW{Beta1: t.Optimizer.Betas[0], Beta2: t.Optimizer.Betas[1], Eps: t.Optimizer.Eps, WeightDecay: t.Optimizer.WeightDecay},
+		Schedule: train.LearningRate{Peak: t.Optimizer.LearningRate, Name: t.Schedule.Name, WarmupSteps: t.Schedule.WarmupSteps,
+			MinRatio: t.Schedule.MinLearningRateRatio, TotalSteps: steps},
+	}
+	for _, f := range []struct {
+		field, name string
+		to          *kernels.DType
+	}{
+		{"train.precision", t.Precision, &o.Compute},
+		{"sharding.wire.parameters", j.Sharding.Wire.Parameters, &o.WireParameters},
+		{"sharding.wire.gradients", j.Sharding.Wire.Gradients, &o.WireGradients},
+	} {
+		switch f.name {
+		case "f32":
+			*f.to = kernels.F32
+		case "bf16":
+			*f.to = kernels.BF16
+		default:
+			return train.Options{}, fmt.Errorf("%s: %q, want f32 or bf16", f.field, f.name)
+		}
+	}
+	return o, o.Validate()
+}

@@ -1,0 +1,329 @@
+// Package worker is one worker process: it joins its job, holds one rank's share of the state for a generation, trains,
+// and reports. Run is all of it; package train does the computing, membership the talking to the coordinator.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/zerofleet/zerofleet/checkpoint"
+	"github.com/zerofleet/zerofleet/collective"
+	"github.com/zerofleet/zerofleet/collective/grpc"
+	"github.com/zerofleet/zerofleet/data"
+	"github.com/zerofleet/zerofleet/job"
+	"github.com/zerofleet/zerofleet/kernels"
+	"github.com/zerofleet/zerofleet/kernels/cpu"
+	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/model"
+	"github.com/zerofleet/zerofleet/model/weights"
+	"github.com/zerofleet/zerofleet/train"
+	"github.com/zerofleet/zerofleet/worker/inputs"
+)
+
+// Options say which worker this is.
+type Options struct {
+	ID        string
+	Control   string // path of the run folder's control.json
+	Advertise string // host that other workers reach this one at, and that it listens on
+	Log       *slog.Logger
+}
+
+// finishTimeout bounds how long a worker that is done waits for a coordinator that does not answer.
+const finishTimeout = 10 * time.Second
+
+// Run lives one worker's life in a job: until the job's end, an instruction to stop, an error, or ctx's end.
+func Run(ctx context.Context, o Options) error {
+	client, err := membership.Dial(ctx, membership.ControlFile(o.Control), o.Log)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	assigned, err := client.FetchJob(ctx)
+	if err != nil {
+		return err
+	}
+	j, err := job.Parse("job.resolved.yaml", assigned.ResolvedYAML, nil)
+	if err != nil {
+		return fmt.Errorf("resolved job: %w", err)
+	}
+	endpoint, err := listen(ctx, o, client)
+	if err != nil {
+		return err
+	}
+	defer endpoint.Close()
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name this host: %w", err)
+	}
+	session, err := client.Register(ctx, membership.Registration{ID: o.ID, Addr: endpoint.Addr(), Host: host, Device: "cpu",
+		PID: os.Getpid(), Threads: j.Workers.Threads})
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	w := &worker{o: o, job: j, runDir: assigned.RunDir, stopAt: int64(assigned.StopAt), client: client, session: session, endpoint: endpoint}
+	out, err := w.live(ctx)
+	return w.finish(ctx, out, err)
+}
+
+func listen(ctx context.Context, o Options, client *membership.Client) (*grpc.Endpoint, error) {
+	endpoint, err := grpc.Listen(ctx, grpc.Options{Addr: o.Advertise + ":0", Logger: o.Log,
+		TLS: client.Credentials().Server(membership.RoleWorker)})
+	if err != nil {
+		return nil, fmt.Errorf("listen for peers: %w", err)
+	}
+	return endpoint, nil
+}
+
+// worker is what a life in a job needs.
+type worker struct {
+	o        Options
+	job      *job.Job
+	runDir   string
+	stopAt   int64
+	client   *membership.Client
+	session  *membership.Session
+	endpoint *grpc.Endpoint
+}
+
+// live loads while the generation forms, then trains in it.
+func (w *worker) live(ctx context.Context) (train.Outcome, error) {
+	w.session.ReportState(membership.Loading, "", 0, nil)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	fenced := make(chan struct{})
+	defer func() { <-fenced }()
+	go func() { // a worker whose lease has ended stops computing at once
+		defer close(fenced)
+		select {
+		case <-w.session.Done():
+			cancel(w.session.Err())
+		case <-ctx.Done():
+		}
+	}()
+	defer cancel(nil)
+
+	var (
+		base       *inputs.Model
+		trainData  *data.Dataset
+		evalData   *data.Dataset
+		generation membership.Generation
+	)
+	load, loadCtx := errgroup.WithContext(ctx)
+	load.Go(func() (err error) {
+		if base, err = inputs.OpenModel(loadCtx, w.job); err != nil {
+			return err
+		}
+		trainData, evalData, err = inputs.OpenData(loadCtx, w.job, base.Tokenizer)
+		return err
+	})
+	load.Go(func() (err error) {
+		generation, err = w.session.Generation(loadCtx, 0)
+		return err
+	})
+	if err := load.Wait(); err != nil {
+		return train.Outcome{}, err
+	}
+	defer base.Close()
+
+	backend, err := cpu.Open(cpu.Options{Threads: w.job.Workers.Threads})
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	defer backend.Close()
+	group, err := w.join(ctx, generation)
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	defer group.Close()
+	return w.train(ctx, generation, group, backend, base, trainData, evalData)
+}
+
+// join connects to the generation's other workers.
+func (w *worker) join(ctx context.Context, g membership.Generation) (collective.Group, error) {
+	rank, ok := g.Rank(w.session.ID(), w.session.Incarnation())
+	if !ok {
+		return nil, fmt.Errorf("worker %s is no member of generation %d (%s)", w.session.ID(), g.Number, g.Why)
+	}
+	c := w.job.Collective
+	cfg := grpc.Config{Job: w.job.Name, Generation: g.Number, Rank: rank, Budget: int64(c.ReceiveBudgetBytes),
+		Deadline: seconds(c.DeadlineSeconds), Checksum: c.Checksum, ClientTLS: w.client.Credentials().Client(membership.RoleWorker)}
+	for _, m := range g.Members {
+		cfg.Peers = append(cfg.Peers, grpc.Peer{ID: m.ID, Addr: m.Addr})
+	}
+	group, err := w.endpoint.Join(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("join generation %d as rank %d: %w", g.Number, rank, err)
+	}
+	return group, nil
+}
+
+// train is the worker's part of one generation.
+func (w *worker) train(ctx context.Context, g membership.Generation, group collective.Group, backend kernels.Backend,
+	base *inputs.Model, trainData, evalData *data.Dataset) (train.Outcome, error) {
+	o, err := trainOptions(w.job, trainData.Steps())
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	dec, err := model.New(base.Config(), o.Compute)
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	fingerprint, err := w.fingerprint(ctx, g, group.Rank(), backend, dec, o)
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	t, err := train.New(ctx, o, dec, train.Device{Backend: backend, Fold: cpu.Accumulate}, group)
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	defer t.Close()
+	cursor, err := w.start(ctx, t, g, base.Weights)
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	config, err := base.Config().HuggingFace()
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	r := &reporter{w: w, t: t, group: group, began: time.Now(), data: trainData, rank: group.Rank()}
+	r.phase("training")
+	return t.Run(ctx, train.Run{
+		Data: trainData, Eval: evalData, EvalEvery: int64(w.job.Eval.EverySteps),
+		EvaluateBeforeFirst: t.Step() == 0,
+		Store:               w.store(), CheckpointEvery: int64(w.job.Checkpoint.EverySteps), CheckpointOnStop: w.job.Checkpoint.OnExit,
+		StopAt: w.stopAt, Cursor: cursor,
+		Manifest:    checkpoint.Manifest{Job: w.job.Name, Fingerprint: fingerprint, Model: config},
+		Instruction: r.instruction, StopReason: r.stopReason, Commit: w.commit,
+		Committed: r.committed, Evaluated: r.evaluated, Phase: r.phase,
+	})
+}
+
+// fingerprint holds this worker's kernels to the job's: under sharding.exact: required another machine's bits are refused.
+func (w *worker) fingerprint(ctx context.Context, g membership.Generation, rank int, backend kernels.Backend, dec *model.Decoder, o train.Options) (string, error) {
+	own, err := kernels.Fingerprint(ctx, backend, train.FingerprintCases(dec, o))
+	if err != nil {
+		return "", fmt.Errorf("fingerprint of the kernels: %w", err)
+	}
+	want, of, err := w.session.StoreFingerprint(ctx, g.Number, rank, own)
+	if err != nil {
+		return "", err
+	}
+	if own != want {
+		return "", fmt.Errorf("worker %s computes other bits than worker %s (fingerprint %.12s, the job's is %.12s; this one: %s, %s): "+
+			"sharding.exact: required admits one kind of machine", w.session.ID(), of, own, want, backend.Caps().ISA, backend.Caps().Products)
+	}
+	return own, nil
+}
+
+// start gives the state its first values: the base model's, or a checkpoint's.
+func (w *worker) start(ctx context.Context, t *train.Trainer, g membership.Generation, source weights.Source) (checkpoint.Cursor, error) {
+	if g.Restore == nil {
+		return checkpoint.Cursor{}, t.Init(ctx, source.ReadF32)
+	}
+	m, err := checkpoint.Decode(g.Restore.Manifest)
+	if err != nil {
+		return checkpoint.Cursor{}, err
+	}
+	reader := checkpoint.Open(checkpoint.Dir(g.Restore.Store), m)
+	defer reader.Close()
+	if g.Restore.WeightsOnly {
+		return checkpoint.Cursor{}, t.Init(ctx, reader.ReadTensor)
+	}
+	return m.Cursor, t.Restore(ctx, reader)
+}
+
+func (w *worker) store() checkpoint.Store {
+	dir := w.job.Checkpoint.Store
+	return checkpoint.Dir(dir)
+}
+
+// commit asks the coordinator to make a checkpoint exist. Without one for workers.orphan_seconds the manifest is left
+// uncommitted in the store: the next coordinator adopts it.
+func (w *worker) commit(ctx context.Context, m *checkpoint.Manifest, encoded []byte) error {
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for !w.orphaned() {
+			select {
+			case <-tick.C:
+			case <-asking.Done():
+				return
+			}
+		}
+		stop()
+	}()
+	committed, why, err := w.session.CommitManifest(asking, encoded, uint64(m.Step), m.Generation)
+	stop()
+	<-watched
+	switch {
+	case err == nil && committed:
+		return checkpoint.Prune(ctx, w.store(), w.job.Checkpoint.Keep)
+	case err == nil:
+		return fmt.Errorf("checkpoint of step %d: not committed: %s", m.Step, why)
+	case ctx.Err() == nil && w.orphaned():
+		_, err = checkpoint.PutUncommitted(ctx, w.store(), encoded)
+	}
+	return err
+}
+
+// orphaned says whether no coordinator has answered for workers.orphan_seconds.
+func (w *worker) orphaned() bool {
+	return w.client.Lost() > seconds(w.job.Workers.OrphanSeconds)
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// finish tells the coordinator how it ended. What no coordinator takes is kept in the run folder's logs.
+func (w *worker) finish(ctx context.Context, out train.Outcome, failure error) error {
+	outcome, message, step := membership.OutcomeStopped, out.Reason, out.Step
+	switch {
+	case failure != nil:
+		outcome, message = membership.OutcomeFailed, failure.Error()
+	case out.Done:
+		outcome = membership.OutcomeDone
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer cancel()
+	if errors.Is(failure, membership.ErrFenced) {
+		return failure
+	}
+	if err := w.session.Finish(ctx, outcome, uint64(step), message); err != nil {
+		w.o.Log.Warn("no coordinator took the last reports", "error", err)
+		if e := w.keepReports(); e != nil {
+			return errors.Join(failure, e)
+		}
+	}
+	return failure
+}
+
+// keepReports writes what was not acknowledged beside the worker's log.
+func (w *worker) keepReports() error {
+	path := filepath.Join(w.runDir, "logs", "worker-"+w.session.ID()+".unreported.jsonl")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("keep reports: %w", err)
+	}
+	for _, e := range w.session.Unacknowledged() {
+		b, err := marshalReport(e)
+		if err == nil {
+			_, err = f.Write(append(b, '\n'))
+		}
+		if err != nil {
+			f.Close()
+			return fmt.Errorf("keep reports: %w", err)
+		}
+	}
+	return f.Close()
+}
