@@ -7,3 +7,5 @@
 //
 // Only this package parses YAML, and it imports no other package of the project.
 package job
+
+//go:generate go run ../tools/jobdoc -o ../docs
