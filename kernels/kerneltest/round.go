@@ -1,0 +1,131 @@
+package kerneltest
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/zerofleet/zerofleet/kernels"
+)
+
+// Unit roundoffs: the error of one rounding to the nearest is at most this times the result.
+const (
+	halfUlpF32  = 0x1p-24
+	halfUlpBF16 = 0x1p-8
+)
+
+// halfUlp is the unit roundoff of an activation type.
+func halfUlp(dt kernels.DType) float64 {
+	if dt == kernels.BF16 {
+		return halfUlpBF16
+	}
+	return halfUlpF32
+}
+
+// roundTo rounds to the nearest number with mant bits after the leading one and exponents from minExp to maxExp,
+// ties to even, gradual underflow: in float64 arithmetic, apart from any bit trick that kernels use.
+func roundTo(v float64, mant, minExp, maxExp int) float64 {
+	if v == 0 || math.IsNaN(v) || math.IsInf(v, 0) {
+		return v
+	}
+	_, e := math.Frexp(v) // |v| in [2^(e-1), 2^e)
+	exp := max(e-1, minExp)
+	r := math.Ldexp(math.RoundToEven(math.Ldexp(v, mant-exp)), exp-mant)
+	if math.Abs(r) >= math.Ldexp(1, maxExp+1) {
+		return math.Inf(int(math.Copysign(1, v)))
+	}
+	return math.Copysign(r, v)
+}
+
+// round rounds v to a float type.
+func round(dt kernels.DType, v float64) float64 {
+	switch dt {
+	case kernels.F32:
+		return float64(float32(v))
+	case kernels.BF16:
+		return roundTo(v, 7, -126, 127)
+	case kernels.F16:
+		return roundTo(v, 10, -14, 15)
+	}
+	return v
+}
+
+// encode rounds to dt and lays out as little-endian.
+func encode(dt kernels.DType, values []float64) []byte {
+	raw := make([]byte, 0, len(values)*dt.Bytes())
+	for _, v := range values {
+		switch v = round(dt, v); dt {
+		case kernels.F32:
+			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(float32(v)))
+		case kernels.BF16:
+			raw = binary.LittleEndian.AppendUint16(raw, uint16(math.Float32bits(float32(v))>>16))
+		case kernels.F16:
+			raw = binary.LittleEndian.AppendUint16(raw, f16bits(v))
+		case kernels.F64:
+			raw = binary.LittleEndian.AppendUint64(raw, math.Float64bits(v))
+		case kernels.I32:
+			raw = binary.LittleEndian.AppendUint32(raw, uint32(int32(v)))
+		default:
+			panic(fmt.Sprintf("kerneltest: encode %s", dt))
+		}
+	}
+	return raw
+}
+
+func decode(dt kernels.DType, raw []byte) []float64 {
+	v := make([]float64, len(raw)/dt.Bytes())
+	for i := range v {
+		at := raw[i*dt.Bytes():]
+		switch dt {
+		case kernels.F32:
+			v[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(at)))
+		case kernels.BF16:
+			v[i] = float64(math.Float32frombits(uint32(binary.LittleEndian.Uint16(at)) << 16))
+		case kernels.F16:
+			v[i] = f16value(binary.LittleEndian.Uint16(at))
+		case kernels.F64:
+			v[i] = math.Float64frombits(binary.LittleEndian.Uint64(at))
+		case kernels.I32:
+			v[i] = float64(int32(binary.LittleEndian.Uint32(at)))
+		default:
+			panic(fmt.Sprintf("kerneltest: decode %s", dt))
+		}
+	}
+	return v
+}
+
+// f16value is IEEE binary16 by its definition.
+func f16value(h uint16) float64 {
+	sign, exp, man := math.Copysign(1, -float64(h>>15)), int(h>>10&0x1f), float64(h&0x3ff)
+	if h>>15 == 0 {
+		sign = 1
+	}
+	switch exp {
+	case 0x1f:
+		if man != 0 {
+			return math.NaN()
+		}
+		return math.Inf(int(sign))
+	case 0:
+		return sign * math.Ldexp(man, -24)
+	}
+	return sign * math.Ldexp(1024+man, exp-25)
+}
+
+// f16bits is the inverse of f16value for a value that is a binary16.
+func f16bits(v float64) uint16 {
+	var sign uint16
+	if math.Signbit(v) {
+		sign, v = 0x8000, -v
+	}
+	switch {
+	case math.IsNaN(v):
+		return sign | 0x7e00
+	case math.IsInf(v, 0):
+		return sign | 0x7c00
+	case v < 0x1p-14:
+		return sign | uint16(math.Ldexp(v, 24))
+	}
+	frac, e := math.Frexp(v)
+	return sign | uint16(e+14)<<10 | uint16(math.Ldexp(frac, 11))&0x3ff
+}
