@@ -4,6 +4,7 @@ package check
 import (
 	"fmt"
 	"math"
+	"unicode/utf8"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/kernels"
@@ -28,8 +29,8 @@ func buffer(op, arg string, b collective.Buffer) error {
 }
 
 func name(op, s string) error {
-	if len(s) > collective.MaxNameBytes {
-		return invalid(op, "a name of %d bytes: want at most %d", len(s), collective.MaxNameBytes)
+	if len(s) > collective.MaxNameBytes || !utf8.ValidString(s) {
+		return invalid(op, "name %.32q of %d bytes: want valid UTF-8 of at most %d", s, len(s), collective.MaxNameBytes)
 	}
 	return nil
 }

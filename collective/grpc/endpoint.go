@@ -1,0 +1,159 @@
+// Package grpc is the transport between processes: a Group whose ranks are joined by gRPC
+// streams.
+//
+//	ep, err := grpc.Listen(ctx, grpc.Options{Addr: "127.0.0.1:0", TLS: serverTLS})
+//	// tell the coordinator ep.Addr(), learn the generation
+//	group, err := ep.Join(ctx, grpc.Config{Job: ..., Generation: g, Rank: r, Peers: peers, ClientTLS: clientTLS})
+//
+// Of two ranks the lower one connects. A connection carries two streams: control and bulk.
+// Each begins with a handshake in which both sides name the job, the generation, the world
+// size and both ranks. An Endpoint outlives generations: joining one ends the one before.
+package grpc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/zerofleet/zerofleet/collective"
+	"github.com/zerofleet/zerofleet/collective/internal/frame"
+)
+
+// The stream of tensors through gRPC, chosen by bench_test.go on one host, 2 cores.
+const (
+	streamWindowBytes = 4 << 20
+	connWindowBytes   = 8 << 20
+	writeBufferBytes  = 128 << 10
+	readBufferBytes   = 128 << 10
+)
+
+const (
+	// helloTimeout is how long a caller may take to say who it is.
+	helloTimeout = 10 * time.Second
+	// maxHeld bounds the streams that wait for this rank to join their generation.
+	maxHeld = 4096
+)
+
+// Options say where and how an Endpoint listens.
+type Options struct {
+	// Addr is host:port; port 0 takes a free one.
+	Addr string
+	// TLS has this worker's certificate and, as ClientCAs, the job's authority. Every
+	// caller must show a certificate of it that names the worker id. nil listens in the
+	// clear, for anybody who reaches the address.
+	TLS *tls.Config
+	// Logger gets warnings; nil for none.
+	Logger *slog.Logger
+}
+
+// Endpoint is where a worker's peers reach it, for all generations of a job.
+type Endpoint struct {
+	log    *slog.Logger
+	lis    net.Listener
+	server *grpc.Server
+	tls    bool
+	served chan struct{} // the serving goroutine has ended
+	held   chan struct{} // one token per waiting stream
+
+	mu      sync.Mutex
+	closed  bool
+	current *membership   // nil before the first Join
+	changed chan struct{} // closed and replaced when current or closed changes
+}
+
+// Listen opens an Endpoint. Nobody gets in before Join.
+func Listen(ctx context.Context, o Options) (*Endpoint, error) {
+	ep := &Endpoint{
+		log: o.Logger, tls: o.TLS != nil, served: make(chan struct{}),
+		held: make(chan struct{}, maxHeld), changed: make(chan struct{}),
+	}
+	if ep.log == nil {
+		ep.log = slog.New(slog.DiscardHandler)
+	}
+	opts := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec{}),
+		grpc.MaxRecvMsgSize(frame.MaxBytes),
+		grpc.StaticStreamWindowSize(streamWindowBytes),
+		grpc.StaticConnWindowSize(connWindowBytes),
+		grpc.WriteBufferSize(writeBufferBytes),
+		grpc.ReadBufferSize(readBufferBytes),
+		grpc.MaxConcurrentStreams(4),
+		grpc.ConnectionTimeout(helloTimeout),
+		grpc.WaitForHandlers(true),
+	}
+	if o.TLS != nil {
+		c, err := serverTLS(o.TLS)
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", o.Addr, err)
+		}
+		opts = append(opts, grpc.Creds(credentials.NewTLS(c)))
+	}
+	var lc net.ListenConfig
+	lis, err := lc.Listen(ctx, "tcp", o.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", o.Addr, err)
+	}
+	ep.lis = lis
+	ep.server = grpc.NewServer(opts...)
+	ep.server.RegisterService(&serviceDesc, ep)
+	go func() {
+		defer close(ep.served)
+		if err := ep.server.Serve(listener{lis}); err != nil {
+			ep.log.Error("collective endpoint stopped", "addr", lis.Addr().String(), "err", err)
+		}
+	}()
+	return ep, nil
+}
+
+// Addr is the address that was bound, host:port.
+func (ep *Endpoint) Addr() string { return ep.lis.Addr().String() }
+
+// Close closes the current generation's Group, if there is one, and stops listening.
+func (ep *Endpoint) Close() error {
+	ep.mu.Lock()
+	ep.closed = true
+	m := ep.current
+	ep.announce()
+	ep.mu.Unlock()
+	var err error
+	if m != nil {
+		err = m.close()
+	}
+	ep.server.Stop()
+	<-ep.served
+	return err
+}
+
+// announce wakes what waits for current or closed. The caller holds mu.
+func (ep *Endpoint) announce() {
+	close(ep.changed)
+	ep.changed = make(chan struct{})
+}
+
+var errEndpointClosed = errors.New("endpoint closed")
+
+// enter makes m the current membership, and fences the one before.
+func (ep *Endpoint) enter(m *membership) error {
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
+	if ep.closed {
+		return errEndpointClosed
+	}
+	if old := ep.current; old != nil {
+		if m.cfg.Generation <= old.cfg.Generation {
+			return fmt.Errorf("%w: this rank has been in generation %d", collective.ErrFenced, old.cfg.Generation)
+		}
+		old.engine.Fence(m.cfg.Generation)
+	}
+	ep.current = m
+	ep.announce()
+	return nil
+}

@@ -1,0 +1,109 @@
+package grpc
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/zerofleet/zerofleet/collective"
+	"github.com/zerofleet/zerofleet/collective/grouptest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 20 * time.Second
+
+// fleet is how a test's ranks are set up.
+type fleet struct {
+	world    int
+	ca       *authority // nil in the clear
+	budget   int64
+	deadline time.Duration
+	checksum bool
+}
+
+func workerID(r int) string { return fmt.Sprintf("worker-%c", 'a'+r) }
+
+func (f fleet) tls(t testing.TB, id string) *tls.Config {
+	if f.ca == nil {
+		return nil
+	}
+	return f.ca.worker(t, id)
+}
+
+// listen opens an endpoint per rank. They are closed with the test.
+func (f fleet) listen(t testing.TB) ([]*Endpoint, []Peer) {
+	t.Helper()
+	var eps []*Endpoint
+	var peers []Peer
+	for r := range f.world {
+		ep, err := Listen(context.Background(), Options{Addr: "127.0.0.1:0", TLS: f.tls(t, workerID(r))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := ep.Close(); err != nil {
+				t.Errorf("close endpoint: %v", err)
+			}
+		})
+		eps = append(eps, ep)
+		peers = append(peers, Peer{ID: workerID(r), Addr: ep.Addr()})
+	}
+	return eps, peers
+}
+
+func (f fleet) config(t testing.TB, rank int, peers []Peer) Config {
+	return Config{
+		Job: "job-1", Generation: 3, Rank: rank, Peers: peers,
+		Budget: f.budget, Deadline: f.deadline, Checksum: f.checksum, ClientTLS: f.tls(t, workerID(rank)),
+	}
+}
+
+// open is a whole generation.
+func (f fleet) open(t testing.TB) []collective.Group {
+	t.Helper()
+	eps, peers := f.listen(t)
+	groups := make([]collective.Group, f.world)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for r := range groups {
+		wg.Go(func() {
+			g, err := eps[r].Join(ctx, f.config(t, r, peers))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			groups[r] = g
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return groups
+}
+
+func TestGroup(t *testing.T) {
+	for name, f := range map[string]fleet{
+		"clear": {},
+		// So small a budget that most transfers take many chunks and every reduction waits
+		// for credit.
+		"clear, small budget": {budget: 7 * 16 << 10, checksum: true},
+		"tls":                 {ca: newAuthority(t), checksum: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			grouptest.Run(t, func(t testing.TB, world int) []collective.Group {
+				f := f
+				f.world = world
+				return f.open(t)
+			})
+		})
+	}
+}

@@ -1,0 +1,236 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/mem"
+
+	"github.com/zerofleet/zerofleet/collective/internal/frame"
+	"github.com/zerofleet/zerofleet/kernels"
+)
+
+// One goroutine folds for the whole Group: reduce-scatters in call order, chunk by chunk,
+// and within a chunk rank by rank. Chunks are granted in exactly that order too, as far as
+// the budget goes, and each takes its bytes from the budget until it is folded. So whatever
+// the fold waits for has been granted, and a grant that waits for budget waits only for
+// chunks that are folded before it: no budget is too small to go on.
+
+// foldState is where a reduction stands.
+type foldState struct {
+	kind         kernels.DType // of the terms; 0 until this rank knows
+	contributors int
+	chunks       int // of this rank's slice
+	chunk, rank  int // to fold next
+	// To grant next; rank is always a contributor other than this one, or the cursor is at
+	// the end: chunk == chunks.
+	grantChunk, grantRank int
+}
+
+func reducible(t kernels.DType) bool { return t == kernels.F32 || t == kernels.BF16 }
+
+// foldElems is how many elements a reduction's chunk has at this rank.
+func (e *Engine) foldElems() int { return e.chunkBytes / kernels.F32.Bytes() }
+
+// foldSpan is a chunk's range within this rank's slice, in elements.
+func (e *Engine) foldSpan(o *op, chunk int) (lo, hi int) {
+	first, last := o.span(e.rank)
+	n := e.foldElems()
+	return chunk * n, min((chunk+1)*n, last-first)
+}
+
+// foldCost is what a granted chunk takes from the budget, in bytes: what it will hold, or
+// the most it can where this rank does not know the type yet.
+func (e *Engine) foldCost(o *op, chunk int) int64 {
+	lo, hi := e.foldSpan(o, chunk)
+	if o.Type != 0 {
+		return int64(hi-lo) * int64(o.Type.Bytes())
+	}
+	return int64(hi-lo) * int64(kernels.F32.Bytes())
+}
+
+// beginFold queues a reduction. The caller holds mu.
+func (e *Engine) beginFold(o *op) {
+	lo, hi := o.span(e.rank)
+	s := &o.fold
+	s.kind = o.Type
+	s.chunks = chunksOf(hi-lo, e.foldElems())
+	if s.chunks == 0 {
+		o.folding = false
+		return
+	}
+	s.skipOwn(e.rank)
+	e.folds = append(e.folds, o)
+	e.foldC.Signal()
+}
+
+func (s *foldState) skipOwn(own int) {
+	if s.grantRank == own {
+		s.grantRank++
+	}
+	for s.grantRank >= s.contributors && s.grantChunk < s.chunks {
+		s.grantChunk++
+		s.grantRank = 0
+		if own == 0 {
+			s.grantRank = 1
+		}
+	}
+}
+
+// grant gives credit as far as the budget goes. The caller holds mu.
+func (e *Engine) grant() {
+	if e.err != nil {
+		return
+	}
+	for _, o := range e.folds {
+		s := &o.fold
+		raised := false
+		for s.grantChunk < s.chunks {
+			cost := e.foldCost(o, s.grantChunk)
+			if e.granted+cost > e.foldBudget {
+				break
+			}
+			e.granted += cost
+			o.peers[s.grantRank].limit = s.grantChunk + 1
+			raised = true
+			s.grantRank++
+			s.skipOwn(e.rank)
+		}
+		if raised {
+			e.sendCredits(o)
+		}
+		if s.grantChunk < s.chunks {
+			return
+		}
+	}
+}
+
+// sendCredits tells contributors of limits that they do not know yet, the next rank first.
+func (e *Engine) sendCredits(o *op) {
+	for i := 1; i < e.size; i++ {
+		r := (e.rank + i) % e.size
+		m := &o.peers[r]
+		if m.limit > m.credited {
+			m.credited = m.limit
+			h := e.opHeader(frame.Credit, o.key)
+			h.Chunk = uint32(m.limit)
+			e.control(e.peers[r], &frame.Outgoing{Header: h})
+		}
+	}
+}
+
+// fold is the folding goroutine.
+func (e *Engine) fold() {
+	defer e.wg.Done()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for e.err == nil {
+		o, f, ready := e.nextTerm()
+		if !ready {
+			e.foldC.Wait()
+			continue
+		}
+		s := &o.fold
+		chunk, rank := s.chunk, s.rank
+		lo, hi := e.foldSpan(o, chunk)
+		leaf := o.FirstLeaf + rank
+		own := rank == e.rank
+		o.busy++
+		e.mu.Unlock()
+		var err error
+		if own {
+			w := o.Type.Bytes()
+			err = o.acc.Fold(leaf, lo, o.share(o.src, e.rank)[lo*w:hi*w], o.Type)
+		} else {
+			err = foldPieces(o.acc, leaf, lo, f.Data, f.Type)
+			f.Free()
+		}
+		e.mu.Lock()
+		o.busy--
+		if !own {
+			e.buffered(-int64(f.DataBytes))
+			e.granted -= e.foldCost(o, chunk)
+		}
+		o.moved = time.Now()
+		if err != nil {
+			err = fmt.Errorf("%s: fold elements %d to %d of leaf %d: %w", o.Op, lo, hi, leaf, err)
+			e.end(err, leaveBecause(err, e.rank))
+		} else if e.err == nil {
+			e.advance(o)
+			e.grant()
+		}
+		e.settle(o)
+	}
+}
+
+// nextTerm is the operation to fold for and the term whose turn it is: nil when it is this
+// rank's own, not ready when it has not arrived. The caller holds mu.
+func (e *Engine) nextTerm() (o *op, f *frame.Frame, ready bool) {
+	if len(e.folds) == 0 {
+		return nil, nil, false
+	}
+	o = e.folds[0]
+	if o.fold.rank == e.rank {
+		return o, nil, true
+	}
+	m := &o.peers[o.fold.rank]
+	if len(m.queue) == 0 {
+		return nil, nil, false
+	}
+	f = m.queue[0]
+	m.queue = slices.Delete(m.queue, 0, 1)
+	return o, f, true
+}
+
+// advance moves to the next term. The caller holds mu.
+func (e *Engine) advance(o *op) {
+	s := &o.fold
+	if s.rank++; s.rank < s.contributors {
+		return
+	}
+	s.rank = 0
+	if s.chunk++; s.chunk < s.chunks {
+		return
+	}
+	o.folding = false
+	e.folds = slices.Delete(e.folds, 0, 1)
+}
+
+// foldPieces adds a chunk that lies in pieces. An element that straddles two goes through a
+// copy.
+func foldPieces(acc folder, leaf, off int, pieces mem.BufferSlice, t kernels.DType) error {
+	w := t.Bytes()
+	var cut [8]byte
+	have := 0 // bytes of a cut element
+	for _, b := range pieces {
+		p := b.ReadOnlyData()
+		if have > 0 {
+			n := copy(cut[have:w], p)
+			have += n
+			p = p[n:]
+			if have < w {
+				continue
+			}
+			if err := acc.Fold(leaf, off, cut[:w], t); err != nil {
+				return err
+			}
+			off++
+			have = 0
+		}
+		whole := len(p) / w
+		if whole > 0 {
+			if err := acc.Fold(leaf, off, p[:whole*w], t); err != nil {
+				return err
+			}
+			off += whole
+		}
+		have = copy(cut[:], p[whole*w:])
+	}
+	return nil
+}
+
+// folder is the part of an Accumulator that foldPieces needs.
+type folder interface {
+	Fold(leaf, off int, src []byte, t kernels.DType) error
+}
