@@ -65,6 +65,7 @@ func runCase(t *testing.T, open Open, c Case) {
 	for _, threads := range threadCounts {
 		b := open(t, threads)
 		r := newRig(t, b, c.Name)
+		r.first = first == nil
 		c.Run(r)
 		r.close()
 		if err := b.Close(); err != nil {
