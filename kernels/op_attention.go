@@ -35,12 +35,9 @@ func (o RoPE) Validate() error {
 // Positions is the number of positions in the tables.
 func (o RoPE) Positions() int { return o.Cos.Len() / max(o.HeadDim/2, 1) }
 
-// Sample gives a position inside the tables.
-func (o RoPE) Sample(arg string, i int, r uint64) float64 {
-	if arg == "Pos" {
-		return float64(r % uint64(max(o.Positions(), 1)))
-	}
-	return uniform(r)
+// Sample gives positions inside the tables.
+func (o RoPE) Sample(arg string) func(i int, r uint64) float64 {
+	return sampleIDs(arg, "Pos", 0, max(o.Positions(), 1))
 }
 
 // attentionDims checks what all attention Ops share and returns a row's elements of QKV and of Out.
@@ -86,7 +83,7 @@ func (o Attention) Validate() error {
 }
 
 // Sample gives two documents per sequence.
-func (o Attention) Sample(arg string, i int, r uint64) float64 { return sampleDocStart(arg, i, o.T, r) }
+func (o Attention) Sample(arg string) func(i int, r uint64) float64 { return sampleDocStart(arg, o.T) }
 
 // Name is "attention backward".
 func (AttentionBackward) Name() string { return "attention backward" }
@@ -116,22 +113,25 @@ func (o AttentionBackward) Validate() error {
 }
 
 // Sample gives two documents per sequence and a log-sum-exp that no score exceeds by much.
-func (o AttentionBackward) Sample(arg string, i int, r uint64) float64 {
+func (o AttentionBackward) Sample(arg string) func(i int, r uint64) float64 {
 	if arg == "LSE" {
-		return 4 + uniform(r)
+		return func(_ int, r uint64) float64 { return 4 + uniform(r) }
 	}
-	return sampleDocStart(arg, i, o.T, r)
+	return sampleDocStart(arg, o.T)
 }
 
 // sampleDocStart lets the second document of a sequence start at two fifths of it.
-func sampleDocStart(arg string, i, t int, r uint64) float64 {
+func sampleDocStart(arg string, t int) func(i int, r uint64) float64 {
 	if arg != "DocStart" {
-		return uniform(r)
+		return nil
 	}
-	if second := t * 2 / 5; i%t >= second {
-		return float64(second)
+	second := t * 2 / 5
+	return func(i int, _ uint64) float64 {
+		if i%t >= second {
+			return float64(second)
+		}
+		return 0
 	}
-	return 0
 }
 
 // Name is "cached attention".

@@ -112,9 +112,9 @@ func (o AdamW) Validate() error {
 }
 
 // Sample keeps the second moment positive.
-func (o AdamW) Sample(arg string, _ int, r uint64) float64 {
-	if arg == "V" {
-		return math.Abs(uniform(r))
+func (o AdamW) Sample(arg string) func(i int, r uint64) float64 {
+	if arg != "V" {
+		return nil
 	}
-	return uniform(r)
+	return func(_ int, r uint64) float64 { return math.Abs(uniform(r)) }
 }

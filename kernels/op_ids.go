@@ -22,8 +22,8 @@ func (o Embedding) Validate() error {
 }
 
 // Sample gives ids inside the table.
-func (o Embedding) Sample(arg string, _ int, r uint64) float64 {
-	return sampleID(arg, "IDs", 0, o.V, r)
+func (o Embedding) Sample(arg string) func(i int, r uint64) float64 {
+	return sampleIDs(arg, "IDs", 0, o.V)
 }
 
 // Name is "embedding backward".
@@ -48,8 +48,8 @@ func (o EmbeddingBackward) Validate() error {
 }
 
 // Sample gives ids inside the table.
-func (o EmbeddingBackward) Sample(arg string, _ int, r uint64) float64 {
-	return sampleID(arg, "IDs", 0, o.V, r)
+func (o EmbeddingBackward) Sample(arg string) func(i int, r uint64) float64 {
+	return sampleIDs(arg, "IDs", 0, o.V)
 }
 
 // Name is "cross entropy".
@@ -78,14 +78,6 @@ func (o CrossEntropy) Validate() error {
 }
 
 // Sample gives labels inside the vocabulary, and the label that does not count.
-func (o CrossEntropy) Sample(arg string, _ int, r uint64) float64 {
-	return sampleID(arg, "Labels", -1, o.V, r)
-}
-
-// sampleID is in [lo, hi) for the argument that holds ids.
-func sampleID(arg, ids string, lo, hi int, r uint64) float64 {
-	if arg == ids {
-		return float64(lo + int(r%uint64(hi-lo)))
-	}
-	return uniform(r)
+func (o CrossEntropy) Sample(arg string) func(i int, r uint64) float64 {
+	return sampleIDs(arg, "Labels", -1, o.V)
 }

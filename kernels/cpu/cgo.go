@@ -88,8 +88,10 @@ func at(b kernels.Buffer) unsafe.Pointer {
 }
 
 func f32(b kernels.Buffer) *C.float       { return (*C.float)(at(b)) }
+func i32(b kernels.Buffer) *C.int32_t     { return (*C.int32_t)(at(b)) }
 func dtype(b kernels.Buffer) C.int        { return C.int(b.Type()) }
 func size(n int) C.int64_t                { return C.int64_t(n) }
+func ids(b kernels.Buffer) *C.int32_t     { return (*C.int32_t)(at(b)) }
 func elements(b kernels.Buffer) C.int64_t { return C.int64_t(b.Len()) }
 
 func flag(b bool) C.int {
@@ -105,46 +107,85 @@ func (p pool) run(op kernels.Op) error {
 	case kernels.MatMul:
 		return status(C.zf_matmul(p.c, dtype(o.A), dtype(o.Out), at(o.Out), at(o.A), at(o.B), size(o.M), size(o.N),
 			size(o.K), flag(o.TransA), flag(o.TransB), flag(o.Accumulate)))
-	case kernels.Add:
-		if o.Out.Len() == 0 {
-			return nil
-		}
-		return status(C.zf_add(p.c, dtype(o.Out), at(o.Out), at(o.A), at(o.B), elements(o.Out)))
-	case kernels.Convert:
-		if o.Dst.Len() == 0 {
-			return nil
-		}
-		return status(C.zf_convert(p.c, dtype(o.Dst), at(o.Dst), dtype(o.Src), at(o.Src), elements(o.Dst)))
-	case kernels.Fill:
-		if o.Dst.Len() == 0 {
-			return nil
-		}
-		return status(C.zf_fill(p.c, dtype(o.Dst), at(o.Dst), C.float(o.Value), elements(o.Dst)))
-	case kernels.Accumulate:
-		if o.Acc.Len() == 0 {
-			return nil
-		}
-		return status(C.zf_accumulate(p.c, dtype(o.Src), at(o.Acc), at(o.Src), elements(o.Acc)))
-	case kernels.BlockSumSquares:
-		if o.X.Len() == 0 {
-			return nil
-		}
-		return status(C.zf_block_sum_squares(p.c, (*C.double)(at(o.Out)), f32(o.X), elements(o.X)))
-	case kernels.AdamW:
-		if o.Param.Len() == 0 {
-			return nil
-		}
-		s := o.Scalars
-		c := C.zf_adamw_scalars{
-			grad_scale: C.float(s.GradScale), beta1: C.float(s.Beta1), beta2: C.float(s.Beta2),
-			one_minus_beta1: C.float(s.OneMinusBeta1), one_minus_beta2: C.float(s.OneMinusBeta2),
-			step_size: C.float(s.StepSize), inv_sqrt_bias2: C.float(s.InvSqrtBias2), eps: C.float(s.Eps),
-			decay: C.float(s.Decay),
-		}
-		return status(C.zf_adamw(p.c, dtype(o.Out), at(o.Out), f32(o.Param), f32(o.M), f32(o.V), f32(o.Grad),
-			elements(o.Param), &c))
+	case kernels.RMSNorm:
+		return status(C.zf_rmsnorm(p.c, dtype(o.X), at(o.Y), f32(o.Rstd), at(o.X), at(o.W), at(o.Residual), at(o.Sum),
+			size(o.Rows), size(o.Cols), C.float(o.Eps)))
+	case kernels.RMSNormBackward:
+		return status(C.zf_rmsnorm_backward(p.c, dtype(o.X), at(o.DX), f32(o.DW), at(o.DY), at(o.X), at(o.W),
+			f32(o.Rstd), at(o.DAdd), size(o.Rows), size(o.Cols)))
+	case kernels.RoPE:
+		return status(C.zf_rope(p.c, dtype(o.X), at(o.X), ids(o.Pos), f32(o.Cos), f32(o.Sin), size(o.Positions()),
+			size(o.Rows), size(o.Stride), size(o.Heads), size(o.HeadDim), flag(o.Inverse)))
+	case kernels.Attention:
+		return status(C.zf_attention(p.c, dtype(o.QKV), at(o.Out), f32(o.LSE), at(o.QKV), ids(o.DocStart), size(o.B),
+			size(o.T), size(o.Heads), size(o.KVHeads), size(o.HeadDim), size(o.Window), C.float(o.Scale)))
+	case kernels.AttentionBackward:
+		return status(C.zf_attention_backward(p.c, dtype(o.QKV), at(o.DQKV), f32(o.Delta), at(o.DOut), at(o.Out),
+			f32(o.LSE), at(o.QKV), ids(o.DocStart), size(o.B), size(o.T), size(o.Heads), size(o.KVHeads),
+			size(o.HeadDim), size(o.Window), C.float(o.Scale)))
+	case kernels.CachedAttention:
+		return status(C.zf_cached_attention(p.c, dtype(o.QKV), at(o.Out), at(o.QKV), at(o.Keys), at(o.Values), size(o.N),
+			size(o.Past), size(o.Heads), size(o.KVHeads), size(o.HeadDim), size(o.Window), C.float(o.Scale)))
+	case kernels.SwiGLU:
+		return status(C.zf_swiglu(p.c, dtype(o.Y), at(o.Y), at(o.GateUp), size(o.Rows), size(o.F)))
+	case kernels.SwiGLUBackward:
+		return status(C.zf_swiglu_backward(p.c, dtype(o.DY), at(o.DGateUp), at(o.DY), at(o.GateUp), size(o.Rows),
+			size(o.F)))
+	case kernels.Embedding:
+		return status(C.zf_embedding(p.c, dtype(o.Y), at(o.Y), at(o.Table), ids(o.IDs), size(o.Rows), size(o.V),
+			size(o.D)))
+	case kernels.EmbeddingBackward:
+		return status(C.zf_embedding_backward(p.c, dtype(o.DY), f32(o.DTable), at(o.DY), ids(o.IDs), size(o.Rows),
+			size(o.V), size(o.D)))
+	case kernels.CrossEntropy:
+		return status(C.zf_cross_entropy(p.c, dtype(o.DLogits), f32(o.Loss), at(o.DLogits), f32(o.Logits), ids(o.Labels),
+			size(o.Rows), size(o.V), C.float(o.Scale)))
 	}
-	return fmt.Errorf("no kernel for %T", op)
+	return p.runElementwise(op)
+}
+
+// runElementwise does the Ops that may have no elements: then there is nothing to do.
+func (p pool) runElementwise(op kernels.Op) error {
+	switch o := op.(type) {
+	case kernels.Add:
+		if o.Out.Len() > 0 {
+			return status(C.zf_add(p.c, dtype(o.Out), at(o.Out), at(o.A), at(o.B), elements(o.Out)))
+		}
+	case kernels.Convert:
+		if o.Dst.Len() > 0 {
+			return status(C.zf_convert(p.c, dtype(o.Dst), at(o.Dst), dtype(o.Src), at(o.Src), elements(o.Dst)))
+		}
+	case kernels.Fill:
+		if o.Dst.Len() > 0 {
+			return status(C.zf_fill(p.c, dtype(o.Dst), at(o.Dst), C.float(o.Value), elements(o.Dst)))
+		}
+	case kernels.Accumulate:
+		if o.Acc.Len() > 0 {
+			return status(C.zf_accumulate(p.c, dtype(o.Src), at(o.Acc), at(o.Src), elements(o.Acc)))
+		}
+	case kernels.BlockSumSquares:
+		if o.X.Len() > 0 {
+			return status(C.zf_block_sum_squares(p.c, (*C.double)(at(o.Out)), f32(o.X), elements(o.X)))
+		}
+	case kernels.AdamW:
+		if o.Param.Len() > 0 {
+			s := adamwScalars(o.Scalars)
+			return status(C.zf_adamw(p.c, dtype(o.Out), at(o.Out), f32(o.Param), f32(o.M), f32(o.V), f32(o.Grad),
+				elements(o.Param), &s))
+		}
+	default:
+		return fmt.Errorf("no kernel for %T", op)
+	}
+	return nil
+}
+
+func adamwScalars(s kernels.AdamWScalars) C.zf_adamw_scalars {
+	return C.zf_adamw_scalars{
+		grad_scale: C.float(s.GradScale), beta1: C.float(s.Beta1), beta2: C.float(s.Beta2),
+		one_minus_beta1: C.float(s.OneMinusBeta1), one_minus_beta2: C.float(s.OneMinusBeta2),
+		step_size: C.float(s.StepSize), inv_sqrt_bias2: C.float(s.InvSqrtBias2), eps: C.float(s.Eps),
+		decay: C.float(s.Decay),
+	}
 }
 
 // Accumulate adds src to acc, element by element: acc[i] += src[i], in f32. src holds
