@@ -39,15 +39,15 @@ func (c Change) String() string {
 	return fmt.Sprintf("%s: %s, was %s", c.Path, show(c.New), show(c.Old))
 }
 
-// Diff lists what changed from old to new, in the document's order. Sources count by content: a model or a data set at
+// Diff lists what changed from was to is, in the document's order. Sources count by content: a model or a data set at
 // another path is a change only when its digest differs.
-func Diff(old, new *Resolved) []Change {
-	before, after := flatten(&old.Job), flatten(&new.Job)
+func Diff(was, is *Resolved) []Change {
+	before, after := flatten(&was.Job), flatten(&is.Job)
 	var out []Change
 	note := func(path string) {
-		if was, is := before.values[path], after.values[path]; was != is {
+		if old, now := before.values[path], after.values[path]; old != now {
 			same := slices.ContainsFunc(resumable, func(r string) bool { return under(path, r) })
-			out = append(out, Change{Path: path, Old: was, New: is, SameJob: same})
+			out = append(out, Change{Path: path, Old: old, New: now, SameJob: same})
 		}
 	}
 	for _, path := range after.paths {

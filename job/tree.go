@@ -93,7 +93,7 @@ func (r *reader) read(text []byte) (root *node) {
 	if !utf8.Valid(text) {
 		return fail(start, "not UTF-8 text")
 	}
-	if i := slices.IndexFunc([]byte(text), func(b byte) bool { return b < ' ' && b != '\n' && b != '\r' && b != '\t' }); i >= 0 {
+	if i := slices.IndexFunc(text, func(b byte) bool { return b < ' ' && b != '\n' && b != '\r' && b != '\t' }); i >= 0 {
 		line := 1 + strings.Count(string(text[:i]), "\n")
 		return fail(r.place(line, i-strings.LastIndexByte(string(text[:i]), '\n')), "control character %#02x: not YAML text", text[i])
 	}
