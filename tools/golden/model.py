@@ -5,7 +5,7 @@
 For each shape it writes a folder with
     config.json, model.safetensors  as transformers saves them
     golden.safetensors              inputs and answers, see below
-    golden.json                     scalars, and the versions that made them
+    golden.json                     scalars, the versions that made them, and what bf16 costs transformers
 
 golden.safetensors holds the same documents in three forms, F = packed, padded, unpacked:
     F.tokens, F.labels, F.positions, F.doc_start   i32 [sequences, T]; unpacked is one document
@@ -22,6 +22,7 @@ three calls of transformers (its own masks; a block-diagonal mask for packed), w
 checked here to agree with each other.
 """
 
+import copy
 import json
 import pathlib
 import shutil
@@ -35,7 +36,7 @@ import transformers
 OUT = pathlib.Path(__file__).resolve().parents[2] / "model" / "testdata" / "golden"
 IGNORED = -100  # transformers' label that does not count; ours is -1
 STEPS = 20
-ADAMW = dict(lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+ADAMW = dict(lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
 MAX_NORM = 1.0
 
 SHAPES = {
@@ -123,7 +124,7 @@ def run_packed(model, tokens, labels, positions, starts):
     window = getattr(model.config, "sliding_window", None)
     if window:
         seen &= j > i - window
-    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+    mask = torch.zeros(seen.shape, dtype=model.dtype).masked_fill(~seen, torch.finfo(model.dtype).min)[:, None]
     out = model(input_ids=tokens, attention_mask=mask, position_ids=positions, labels=unshifted(labels),
                 num_items_in_batch=torch.tensor(1), use_cache=False)
     return out.loss, out.logits[labels >= 0]
@@ -151,6 +152,14 @@ def gradients(model, loss_sum, count):
 
 def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
+
+
+def bf16_errors(model, packed, count, logits, grads):
+    """What rounding parameters and activations to bf16 costs transformers itself, relative to f32."""
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    loss, got = run_packed(rounded, *packed)
+    errors = {tensor: relative(g.float(), grads[tensor]) for tensor, g in gradients(rounded, loss, count).items()}
+    return dict(logits=relative(got.float(), logits), gradients=errors)
 
 
 def train(model, batches):
@@ -186,6 +195,7 @@ def golden(name, config):
     loss, logits = run_packed(model, *packed)
     grads = gradients(model, loss, count)
     losses = {"packed": loss.item() / count}
+    bf16 = bf16_errors(model, packed, count, logits, grads)
     tensors = {"packed.logits": logits}
     for form, (loss, logits) in {"padded": run_padded(model, *padded), "unpacked": run_unpacked(model, docs)}.items():
         for tensor, g in gradients(model, loss, count).items():
@@ -214,7 +224,7 @@ def golden(name, config):
     record = dict(
         versions=dict(torch=torch.__version__, transformers=transformers.__version__,
                       safetensors=safetensors.__version__, tokenizers=tokenizers.__version__),
-        loss_tokens=count, losses=losses, document_lengths=[len(t) for t, _ in docs],
+        loss_tokens=count, losses=losses, bf16_errors=bf16, document_lengths=[len(t) for t, _ in docs],
         adamw=dict(**ADAMW, max_grad_norm=MAX_NORM, losses=steps, grad_norms=norms))
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
