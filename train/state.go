@@ -2,6 +2,7 @@ package train
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/kernels"
@@ -25,6 +26,8 @@ type unit struct {
 	// acc is the fold's accumulator in Host memory, f32, the part. At stage 0 all, padded: the fold fills
 	// the rank's part and a gather the rest.
 	acc kernels.Buffer
+	// folded counts the elements that this step's leaves added to the rank's part of acc.
+	folded *atomic.Int64
 	// firstTensor is the canonical index of the unit's first tensor in the model.
 	firstTensor int
 }
@@ -64,7 +67,7 @@ func (t *Trainer) take(a *kernels.Arena) error {
 		if err != nil {
 			return fmt.Errorf("unit %s: %w", s.Name, err)
 		}
-		u := unit{Unit: s, layout: layout, firstTensor: tensors}
+		u := unit{Unit: s, layout: layout, firstTensor: tensors, folded: new(atomic.Int64)}
 		tensors += len(s.Tensors)
 		padded, part := layout.PaddedElems(), layout.PartElems()
 		partLo, partHi := layout.Part(t.rank)

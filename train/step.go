@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/data"
@@ -65,6 +66,7 @@ func (t *Trainer) leaves(ctx context.Context, leaves Leaves) (Record, error) {
 		if err := t.stream.Launch(kernels.Fill{Dst: t.units[i].acc}); err != nil {
 			return rec, err
 		}
+		t.units[i].folded.Store(0)
 	}
 	for first := 0; first < leaves.Count; first += t.world {
 		leaf := first + t.rank
@@ -94,6 +96,9 @@ func (t *Trainer) leaves(ctx context.Context, leaves Leaves) (Record, error) {
 			return rec, err
 		}
 	}
+	if err := t.checkFolds(leaves.Count); err != nil {
+		return rec, err
+	}
 	if err := t.gradientSquares(ctx, &rec); err != nil {
 		return rec, err
 	}
@@ -101,6 +106,19 @@ func (t *Trainer) leaves(ctx context.Context, leaves Leaves) (Record, error) {
 		return rec, t.gatherGradients(ctx)
 	}
 	return rec, nil
+}
+
+// checkFolds sees that every leaf was folded once onto every element that this rank owns. The sum alone does not tell: a
+// rank that adds zeros for a leaf that is not there leaves every bit as it is, since an accumulator that starts at
+// +0 is never -0.
+func (t *Trainer) checkFolds(leaves int) error {
+	for i := range t.units {
+		u := &t.units[i]
+		if got, want := u.folded.Load(), int64(leaves)*int64(u.layout.PartElems()); got != want {
+			return fmt.Errorf("fold of %s: %d elements were added, want %d: %d leaves of %d", u.Name, got, want, leaves, u.layout.PartElems())
+		}
+	}
+	return nil
 }
 
 func (t *Trainer) load(ctx context.Context, b data.Batch) error {
@@ -237,7 +255,8 @@ func (t *Trainer) reduce(ctx context.Context, unit int, r round) error {
 	if err != nil {
 		return err
 	}
-	s.reducing = t.group.ReduceScatter(ctx, u.Name, accumulator{acc: floats(acc.Bytes), fold: t.dev.Fold}, src, r.first, r.contributors)
+	into := accumulator{acc: floats(acc.Bytes), fold: t.dev.Fold, folded: u.folded}
+	s.reducing = t.group.ReduceScatter(ctx, u.Name, into, src, r.first, r.contributors)
 	return nil
 }
 
@@ -252,8 +271,9 @@ func (t *Trainer) awaitReduction(ctx context.Context, s *slot) error {
 
 // accumulator folds leaves onto this rank's slice, in the order that the collective calls it.
 type accumulator struct {
-	acc  []float32
-	fold func(acc []float32, src []byte, t kernels.DType) error
+	acc    []float32
+	fold   func(acc []float32, src []byte, t kernels.DType) error
+	folded *atomic.Int64 // elements, over all leaves
 }
 
 func (a accumulator) Len() int { return len(a.acc) }
@@ -263,6 +283,7 @@ func (a accumulator) Fold(_, off int, src []byte, t kernels.DType) error {
 	if off < 0 || off+n > len(a.acc) {
 		return fmt.Errorf("fold elements [%d,%d) of %d", off, off+n, len(a.acc))
 	}
+	a.folded.Add(int64(n))
 	return a.fold(a.acc[off:off+n], src, t)
 }
 
