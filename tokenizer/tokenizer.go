@@ -55,9 +55,9 @@ type Tokenizer struct {
 
 // EncodeOptions choose how a text is encoded.
 type EncodeOptions struct {
-	// AddSpecial puts around the text what the post-processor says, such as the
-	// token that begins a text. A rendered chat has it already.
-	AddSpecial bool
+	// Begin and End put before and after the text what the post-processor says,
+	// such as the token that begins a text. A rendered chat has them already.
+	Begin, End bool
 }
 
 // Encode returns the ids of text. Added tokens spelt out in the text, special
@@ -91,7 +91,7 @@ func (t *Tokenizer) encode(text string, o EncodeOptions, offsets bool) ([]int32,
 	}()
 	e.t, e.offsets = t, offsets
 	e.ids, e.starts = e.ids[:0], e.starts[:0]
-	if o.AddSpecial {
+	if o.Begin {
 		for _, id := range t.before {
 			e.emit(id, 0)
 		}
@@ -99,7 +99,7 @@ func (t *Tokenizer) encode(text string, o EncodeOptions, offsets bool) ([]int32,
 	if err := e.text(text); err != nil {
 		return nil, nil, err
 	}
-	if o.AddSpecial {
+	if o.End {
 		for _, id := range t.after {
 			e.emit(id, len(text))
 		}

@@ -48,6 +48,15 @@ func (d *Dict) Set(key string, value any) { d.set(key, value) }
 // Get is the value at a key.
 func (d *Dict) Get(key string) (any, bool) { return d.get(key) }
 
+// Each calls f for every string key and its value, in order.
+func (d *Dict) Each(f func(key string, value any)) {
+	for i, k := range d.keys {
+		if name, ok := k.(string); ok {
+			f(name, d.vals[i])
+		}
+	}
+}
+
 // Len is the number of keys.
 func (d *Dict) Len() int { return len(d.keys) }
 
