@@ -89,6 +89,21 @@ func (r *Resolved) WithFingerprint(fingerprint string) *Resolved {
 	return out
 }
 
+// Settle is r with the stage and the recomputation that the plan chose where the job said auto. No bit depends on them.
+func (r *Resolved) Settle(stage int, recompute bool) *Resolved {
+	out := &Resolved{Job: r.Job}
+	if out.Sharding.Stage == StageAuto {
+		out.Sharding.Stage = Stage(stage)
+	}
+	if out.Train.GradientCheckpointing == Auto {
+		out.Train.GradientCheckpointing = Off
+		if recompute {
+			out.Train.GradientCheckpointing = On
+		}
+	}
+	return out
+}
+
 // Marshal is the text of job.resolved.yaml: every field, defaults too. Load reads it, and Resolve of what was read
 // gives the same Resolved.
 func (r *Resolved) Marshal() []byte {

@@ -49,6 +49,23 @@ func TestResolvedJobIsTheSameJobWhenSubmittedAgain(t *testing.T) {
 	}
 }
 
+func TestSettleTakesOnlyWhatIsAuto(t *testing.T) {
+	auto := mustResolve(t, mustParse(t, minimal, "sharding.stage=auto"), digests)
+	settled := auto.Settle(1, true)
+	stage, ok := settled.Sharding.Stage.Number()
+	recompute, known := settled.Train.GradientCheckpointing.Bool()
+	if stage != 1 || !ok || !recompute || !known {
+		t.Errorf("got stage %d, %v, recompute %v, %v", stage, ok, recompute, known)
+	}
+	if _, ok := auto.Sharding.Stage.Number(); ok {
+		t.Error("Settle changed its receiver")
+	}
+	said := mustResolve(t, mustParse(t, minimal, "train.gradient_checkpointing=false"), digests).Settle(1, true)
+	if said.Sharding.Stage != 3 || said.Train.GradientCheckpointing != Off {
+		t.Errorf("got %v, %v, want what the job says", said.Sharding.Stage, said.Train.GradientCheckpointing)
+	}
+}
+
 func TestResolveRefusesASourceThatChanged(t *testing.T) {
 	r := mustResolve(t, mustParse(t, minimal), digests)
 	j := mustParse(t, string(r.Marshal()))

@@ -20,6 +20,9 @@ func (s Stage) String() string {
 	return strconv.Itoa(int(s))
 }
 
+// Number is the stage as a number; ok is false for StageAuto.
+func (s Stage) Number() (n int, ok bool) { return int(s), s != StageAuto }
+
 // Toggle is on, off or left to the plan.
 type Toggle string
 
@@ -29,6 +32,9 @@ const (
 	Off  Toggle = "false"
 	Auto Toggle = "auto"
 )
+
+// Bool is the choice; ok is false for Auto.
+func (t Toggle) Bool() (on, ok bool) { return t == On, t == On || t == Off }
 
 // Bytes is a number of bytes, written as a number or with a unit: 1024, 64KiB, 1.5GiB, 2GB.
 type Bytes int64
