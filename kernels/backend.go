@@ -42,7 +42,7 @@ type Memory interface {
 	Bytes() int64
 	Kind() Kind
 	// Host is the memory itself. It fails for Device memory. The caller
-	// must have synchronised the streams that used it.
+	// must have synchronised the streams that used the bytes that it touches.
 	Host() ([]byte, error)
 	// Free gives the memory back. No operation on it may be unfinished.
 	Free() error
@@ -136,10 +136,19 @@ func (b Buffer) Slice(lo, hi int) Buffer {
 	return Buffer{mem: b.mem, off: b.off + int64(lo)*int64(b.kind.Bytes()), n: hi - lo, kind: b.kind}
 }
 
-// Host is the bytes of a buffer in Host memory.
+// rangeHost is a Memory that knows which of its bytes unfinished operations use.
+type rangeHost interface {
+	HostRange(off, n int64) ([]byte, error)
+}
+
+// Host is the bytes of a buffer in Host memory. No operation on the buffer may be unfinished; others may be, on
+// other buffers of its Memory.
 func (b Buffer) Host() ([]byte, error) {
 	if b.mem == nil {
 		return nil, errors.New("host view of a buffer without memory")
+	}
+	if m, ok := b.mem.(rangeHost); ok {
+		return m.HostRange(b.off, b.Bytes())
 	}
 	all, err := b.mem.Host()
 	if err != nil {
