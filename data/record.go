@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"unicode/utf8"
+
+	"github.com/zerofleet/zerofleet/tokenizer"
+	"github.com/zerofleet/zerofleet/tokenizer/jinja"
 )
 
 // Record is one parsed record; the fields that Format names are set.
 type Record struct {
 	Format             Format
+	Chat               tokenizer.Chat
 	Prompt, Completion string
 	Text               string
 }
@@ -19,6 +23,9 @@ type Record struct {
 func parseLine(line []byte, format Format) (Record, error) {
 	if err := validUTF8(line); err != nil {
 		return Record{}, err
+	}
+	if format == Messages {
+		return parseMessages(line)
 	}
 	var fields struct {
 		Prompt     *string `json:"prompt"`
@@ -42,6 +49,52 @@ func parseLine(line []byte, format Format) (Record, error) {
 		r.Text = *fields.Text
 	}
 	return r, nil
+}
+
+// parseMessages reads a conversation. Its order of members is kept: templates that
+// print tools show it to the model.
+func parseMessages(line []byte) (Record, error) {
+	v, err := jinja.Decode(line)
+	if err != nil {
+		return Record{}, describeJSON(err)
+	}
+	object, ok := v.(*jinja.Dict)
+	if !ok {
+		return Record{}, errors.New("want a JSON object")
+	}
+	list, ok := field[*jinja.List](object, "messages")
+	if !ok || len(list.Items) == 0 {
+		return Record{}, errors.New(`want an object with a list "messages" that is not empty`)
+	}
+	r := Record{Format: Messages}
+	for i, m := range list.Items {
+		message, ok := m.(*jinja.Dict)
+		if !ok {
+			return Record{}, fmt.Errorf("messages[%d]: want an object", i)
+		}
+		if role, _ := field[string](message, "role"); role == "" {
+			return Record{}, fmt.Errorf(`messages[%d]: want a string "role"`, i)
+		}
+		r.Chat.Messages = append(r.Chat.Messages, message)
+	}
+	if v, given := object.Get("tools"); given && v != nil {
+		if r.Chat.Tools, ok = v.(*jinja.List); !ok {
+			return Record{}, errors.New(`"tools": want a list`)
+		}
+	}
+	if v, given := object.Get("chat_template_kwargs"); given && v != nil {
+		if r.Chat.Variables, ok = v.(*jinja.Dict); !ok {
+			return Record{}, errors.New(`"chat_template_kwargs": want an object`)
+		}
+	}
+	return r, nil
+}
+
+// field is a member of the wanted type.
+func field[T any](d *jinja.Dict, name string) (T, bool) {
+	v, _ := d.Get(name)
+	typed, ok := v.(T)
+	return typed, ok
 }
 
 // validUTF8 says where text stops being UTF-8.
