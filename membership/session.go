@@ -147,11 +147,12 @@ func (s *Session) CommitManifest(ctx context.Context, manifest []byte, step, gen
 	return r.GetCommitted(), r.GetWhy(), nil
 }
 
-// Finish delivers what is still unreported and tells the coordinator how this worker's part of the job ended. It waits
-// for the coordinator until ctx ends; what is undelivered then is in Unacknowledged.
+// Finish delivers what is still unreported and tells the coordinator how this worker's part of the job ended, even if it
+// refused the reports. It waits for the coordinator until ctx ends; what is undelivered then is in Unacknowledged.
 func (s *Session) Finish(ctx context.Context, outcome Outcome, step uint64, message string) error {
-	if err := s.Flush(ctx); err != nil {
-		return fmt.Errorf("deliver reports: %w", err)
+	undelivered := s.Flush(ctx)
+	if errors.Is(undelivered, ErrFenced) {
+		return undelivered
 	}
 	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
 		_, err := c.Finished(ctx, &zerofleetv1.FinishedRequest{Worker: s.id, Outcome: outcome, Step: step, Message: message})
@@ -159,6 +160,9 @@ func (s *Session) Finish(ctx context.Context, outcome Outcome, step uint64, mess
 	})
 	if err != nil {
 		return fmt.Errorf("tell the coordinator that worker %s has finished: %w", s.ID(), err)
+	}
+	if undelivered != nil {
+		return fmt.Errorf("deliver reports: %w", undelivered)
 	}
 	return nil
 }

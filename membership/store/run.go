@@ -17,11 +17,14 @@ type Run struct {
 	Job          string              `json:"job"`
 	ResolvedYAML []byte              `json:"resolved_yaml"`
 	JobFile      string              `json:"job_file"` // as given on the command line, for the line that resumes
-	Dir          string              `json:"dir"`      // absolute
+	Set          []string            `json:"set,omitempty"`
+	Dir          string              `json:"dir"` // absolute
 	Min          int                 `json:"min"`
 	Max          int                 `json:"max"`
 	StopAt       uint64              `json:"stop_at,omitempty"`
 	Restore      *membership.Restore `json:"restore,omitempty"`
+	// Fingerprint is what the kernels must compute, when that is known already; "": whatever generation 1's rank 0 does.
+	Fingerprint string `json:"fingerprint,omitempty"`
 	// After is the generation that this launch goes on from: its first has number After+1.
 	After   uint64    `json:"after"`
 	Started time.Time `json:"started"`
@@ -86,7 +89,16 @@ func (l *Leader) Begin(ctx context.Context, run Run) (Run, error) {
 	for _, k := range []string{"workers/", "registrations/", "processes/", "states/", "finished/", "signals/"} {
 		ops = append(ops, clientv3.OpDelete(l.key(k), clientv3.WithPrefix()))
 	}
-	ops = append(ops, clientv3.OpDelete(l.key("outcome")), clientv3.OpDelete(l.key("fingerprint")), clientv3.OpDelete(l.key("manifest")))
+	ops = append(ops, clientv3.OpDelete(l.key("outcome")), clientv3.OpDelete(l.key("manifest")))
+	if run.Fingerprint == "" {
+		ops = append(ops, clientv3.OpDelete(l.key("fingerprint")))
+	} else {
+		f, err := json.Marshal(Fingerprint{Value: run.Fingerprint, Worker: "the run that is resumed"})
+		if err != nil {
+			return Run{}, fmt.Errorf("encode fingerprint: %w", err)
+		}
+		ops = append(ops, clientv3.OpPut(l.key("fingerprint"), string(f)))
+	}
 	if _, err := l.decide(ctx, "begin run", nil, ops...); err != nil {
 		return Run{}, err
 	}

@@ -13,21 +13,29 @@ import (
 
 // View is everything a coordinator decides from, as of one revision.
 type View struct {
-	Run         Run
-	Workers     map[string]Worker // living leases only
-	Processes   map[string]Process
-	States      map[string]State
-	Finished    map[string]Finished
-	Generation  membership.Generation // Number 0, or Run.After and less: none of this run yet
-	Instruction membership.Instruction
-	Fingerprint Fingerprint
-	Manifest    Manifest // of this run; Step 0: none
-	Outcome     *Outcome // nil while the run goes on
+	Run     Run
+	Workers map[string]Worker // whose leases live
+	// Registrations holds the newest incarnation of every id, living or not.
+	Registrations map[string]Worker
+	Processes     map[string]Process
+	States        map[string]State
+	Finished      map[string]Finished
+	Generation    membership.Generation // Number 0: none of this run yet
+	Instruction   membership.Instruction
+	Fingerprint   Fingerprint
+	Manifest      Manifest // the newest of this run; Step 0: none
+	Outcome       *Outcome // nil while the run goes on
 }
+
+// Started says whether the run has a generation.
+func (v View) Started() bool { return v.Generation.Number > 0 }
 
 // View reads it.
 func (s *Store) View(ctx context.Context) (View, error) {
-	v := View{Workers: map[string]Worker{}, Processes: map[string]Process{}, States: map[string]State{}, Finished: map[string]Finished{}}
+	v := View{
+		Workers: map[string]Worker{}, Registrations: map[string]Worker{}, Processes: map[string]Process{},
+		States: map[string]State{}, Finished: map[string]Finished{},
+	}
 	r, err := s.etcd.Get(ctx, s.prefix, clientv3.WithPrefix())
 	if err != nil {
 		return View{}, fmt.Errorf("read job: %w", err)
@@ -48,6 +56,8 @@ func (v *View) take(name string, value []byte, revision int64) error {
 		return json.Unmarshal(value, &v.Run)
 	case "workers":
 		return takeInto(v.Workers, id, value)
+	case "registrations":
+		return takeInto(v.Registrations, id, value)
 	case "processes":
 		return takeInto(v.Processes, id, value)
 	case "states":

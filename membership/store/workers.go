@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/zerofleet/zerofleet/membership"
 )
@@ -94,37 +94,41 @@ func (s *Store) register(ctx context.Context, w Worker, ttl time.Duration, now t
 	return Worker{}, ErrConflict
 }
 
-// Registered returns the living worker of an id. ErrNotRegistered when the incarnation's lease is gone.
+// Registered returns an incarnation that is not fenced: it is the newest of its id, its process is not known to be gone,
+// and no generation was written without it. Its lease may have ended: Renew grants it again. ErrNotRegistered otherwise.
 func (s *Store) Registered(ctx context.Context, id string, incarnation uint64) (Worker, error) {
-	var w Worker
-	at, err := s.get(ctx, s.key("workers", id), &w)
+	w, _, _, err := s.registered(ctx, id, incarnation)
+	return w, err
+}
+
+// registered also returns the revisions of the registration and of the newest generation, which a transaction that
+// relies on the answer compares.
+func (s *Store) registered(ctx context.Context, id string, incarnation uint64) (w Worker, at, generationAt int64, err error) {
+	if at, err = s.get(ctx, s.key("registrations", id), &w); err != nil {
+		return Worker{}, 0, 0, err
+	}
+	generation, generationAt, err := s.Generation(ctx)
 	if err != nil {
-		return Worker{}, err
+		return Worker{}, 0, 0, err
 	}
-	if at == 0 || w.Incarnation != incarnation {
-		return Worker{}, notRegistered(id, incarnation)
+	_, member := generation.Rank(id, incarnation)
+	if at == 0 || w.Incarnation != incarnation || w.Removed || generationAt != 0 && !member {
+		return Worker{}, 0, 0, fmt.Errorf("%w: worker %s incarnation %d", ErrNotRegistered, id, incarnation)
 	}
-	return w, nil
+	return w, at, generationAt, nil
 }
 
 // Renew keeps a worker's lease for another ttl. A lease that ended while nobody could renew it (the coordinator was
 // stopped or away) is granted again, to the same incarnation, if nothing has been decided without the worker meanwhile.
 // ErrNotRegistered otherwise: the worker is fenced.
 func (s *Store) Renew(ctx context.Context, id string, incarnation uint64, ttl time.Duration) error {
-	var w Worker
-	at, err := s.get(ctx, s.key("workers", id), &w)
+	w, at, generationAt, err := s.registered(ctx, id, incarnation)
 	if err != nil {
 		return err
 	}
-	if at == 0 {
-		return s.readmit(ctx, id, incarnation, ttl)
-	}
-	if w.Incarnation != incarnation {
-		return notRegistered(id, incarnation)
-	}
 	_, err = s.etcd.KeepAliveOnce(ctx, clientv3.LeaseID(w.Lease))
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		return s.readmit(ctx, id, incarnation, ttl)
+		return s.readmit(ctx, w, at, generationAt, ttl)
 	}
 	if err != nil {
 		return fmt.Errorf("renew lease of worker %s: %w", id, err)
@@ -132,24 +136,10 @@ func (s *Store) Renew(ctx context.Context, id string, incarnation uint64, ttl ti
 	return nil
 }
 
-// readmit gives an incarnation whose lease has ended a new one. The transaction compares the newest generation: once one
-// was written without the worker, there is no way back for this incarnation.
-func (s *Store) readmit(ctx context.Context, id string, incarnation uint64, ttl time.Duration) error {
-	var w Worker
-	at, err := s.get(ctx, s.key("registrations", id), &w)
-	if err != nil {
-		return err
-	}
-	if at == 0 || w.Incarnation != incarnation || w.Removed {
-		return notRegistered(id, incarnation)
-	}
-	generation, generationAt, err := s.Generation(ctx)
-	if err != nil {
-		return err
-	}
-	if _, member := generation.Rank(id, incarnation); !member && generationAt != 0 {
-		return notRegistered(id, incarnation)
-	}
+// readmit gives a registration, as of revision at, whose lease has ended a new one. The transaction compares the newest
+// generation: once one is written without the worker, there is no way back for this incarnation.
+func (s *Store) readmit(ctx context.Context, w Worker, at, generationAt int64, ttl time.Duration) error {
+	id := w.ID
 	lease, err := s.etcd.Grant(ctx, int64(ttl/time.Second))
 	if err != nil {
 		return fmt.Errorf("grant lease to worker %s: %w", id, err)
@@ -177,10 +167,6 @@ func (s *Store) readmit(ctx context.Context, id string, incarnation uint64, ttl 
 		return fmt.Errorf("renew lease of worker %s: %w", id, err)
 	}
 	return fmt.Errorf("renew lease of worker %s: %w", id, ErrConflict)
-}
-
-func notRegistered(id string, incarnation uint64) error {
-	return fmt.Errorf("%w: worker %s incarnation %d", ErrNotRegistered, id, incarnation)
 }
 
 // Remove ends a worker's incarnation at once, for good: its process is known to be gone.

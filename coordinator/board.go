@@ -1,0 +1,127 @@
+package coordinator
+
+import (
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/membership/store"
+	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
+)
+
+// board is what each worker is doing at this moment. What decisions are made from is in etcd too; the step that a worker
+// is at is only here, and told again by the next one.
+type board struct {
+	mu     sync.Mutex
+	states map[string]store.State
+}
+
+func newBoard(known map[string]store.State) *board {
+	return &board{states: maps.Clone(known)}
+}
+
+// put takes what a worker tells and says whether it is more than the step that has changed.
+func (b *board) put(id string, incarnation uint64, told *zerofleetv1.WorkerState) (now store.State, changed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.states[id]
+	now = store.State{Incarnation: incarnation, Phase: told.GetPhase(), Message: told.GetMessage(), Step: told.GetStep(), MemoryBytes: told.GetMemoryBytes()}
+	if len(now.MemoryBytes) == 0 && was.Incarnation == incarnation {
+		now.MemoryBytes = was.MemoryBytes
+	}
+	b.states[id] = now
+	return now, was.Incarnation != now.Incarnation || was.Phase != now.Phase || was.Message != now.Message || !maps.Equal(was.MemoryBytes, now.MemoryBytes)
+}
+
+func (b *board) get(id string) store.State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.states[id]
+}
+
+// status is what a person sees of v.
+func (s *server) status(v store.View) *Status {
+	step, evaluation := s.record.progress()
+	out := &Status{
+		Job: v.Run.Job, RunDir: v.Run.Dir, State: stateOfRun(v), Generation: v.Generation.Number,
+		CheckpointStep: checkpointStep(v), Newest: step, Evaluation: evaluation, CoordinatorPid: int64(os.Getpid()),
+	}
+	if v.Outcome != nil {
+		out.Message = v.Outcome.Message
+	}
+	ids := map[string]bool{}
+	for id := range v.Processes {
+		ids[id] = true
+	}
+	for id := range v.Registrations {
+		ids[id] = true
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(ids), membership.CompareIDs) {
+		out.Workers = append(out.Workers, s.workerStatus(v, id))
+	}
+	return out
+}
+
+func (s *server) workerStatus(v store.View, id string) *zerofleetv1.WorkerStatus {
+	w, p, st := v.Registrations[id], v.Processes[id], s.board.get(id)
+	out := &zerofleetv1.WorkerStatus{
+		Id: id, Rank: -1, Incarnation: w.Incarnation, Pid: int64(w.PID), Host: w.Host, Device: w.Device, Addr: w.Addr,
+		Phase: zerofleetv1.Phase_PHASE_UNSPECIFIED,
+	}
+	if w.PID == 0 {
+		out.Pid = int64(p.PID)
+	}
+	if rank, ok := v.Generation.Rank(id, w.Incarnation); ok {
+		out.Rank, out.Generation = int32(rank), v.Generation.Number
+	}
+	if st.Incarnation == w.Incarnation {
+		out.Phase, out.Message, out.Step, out.MemoryBytes = st.Phase, st.Message, st.Step, st.MemoryBytes
+	}
+	switch f, finished := v.Finished[id]; {
+	case finished && f.Incarnation == w.Incarnation:
+		out.Phase, out.Message, out.Step = membership.Done, f.Message, f.Step
+		if f.Outcome == membership.OutcomeFailed {
+			out.Phase = membership.Failed
+		}
+	case p.Exited:
+		out.Phase, out.Message = membership.Failed, p.Status
+	}
+	return out
+}
+
+// stateOfRun is the run's state in one word.
+func stateOfRun(v store.View) string {
+	switch {
+	case v.Outcome != nil:
+		return v.Outcome.State
+	case v.Instruction.Kind == membership.Stop:
+		return "stopping"
+	case !v.Started():
+		return "waiting"
+	}
+	state := "training"
+	for _, m := range v.Generation.Members {
+		switch v.States[m.ID].Phase {
+		case membership.Loading, zerofleetv1.Phase_PHASE_UNSPECIFIED:
+			return "loading"
+		case membership.Evaluating:
+			state = "evaluating"
+		case membership.Checkpointing:
+			state = "checkpointing"
+		}
+	}
+	return state
+}
+
+// checkpointStep is the step that the run could be resumed from now; 0: none.
+func checkpointStep(v store.View) uint64 {
+	switch {
+	case v.Manifest.Step > 0:
+		return v.Manifest.Step
+	case v.Run.Restore != nil && !v.Run.Restore.WeightsOnly:
+		return v.Run.Restore.Step
+	}
+	return 0
+}

@@ -1,0 +1,91 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/zerofleet/zerofleet/job"
+	"github.com/zerofleet/zerofleet/membership/store"
+)
+
+// reattach goes on with a run whose coordinator has ended and whose workers have not. attached is false, and err nil,
+// when the folder was made but no run begun in it.
+func reattach(ctx context.Context, o Options, dir string, view *feed) (attached bool, exit int, err error) {
+	folder, err := openRunFolder(dir)
+	if err != nil {
+		return false, 0, err
+	}
+	r, err := open(ctx, folder)
+	defer func() { err = errors.Join(err, r.close(), folder.close()) }()
+	if err != nil || r.view.Run.Dir == "" {
+		return false, 0, err
+	}
+	living, err := living(r.view)
+	if err != nil {
+		return false, 0, err
+	}
+	again := fmt.Sprintf("to go on from its newest checkpoint: %s; for another run give another output.dir", resumeLine(r.view.Run))
+	switch {
+	case r.view.Outcome != nil:
+		return false, 0, bad("%s holds a run that is %s; %s", shown(dir), r.view.Outcome.State, again)
+	case living == 0:
+		return false, 0, bad("%s holds a run whose processes have all ended; %s", shown(dir), again)
+	}
+	if err := sameRun(o, r.view.Run); err != nil {
+		return false, 0, err
+	}
+	l, err := listen(o.Listen)
+	if err != nil {
+		return false, 0, err
+	}
+	note := fmt.Sprintf("going on with the run in %s: %d workers live", shown(dir), living)
+	exit, err = r.serve(ctx, o, l, view, []string{note})
+	return true, exit, err
+}
+
+// living is how many of a run's processes live.
+func living(v store.View) (n int, err error) {
+	for _, p := range v.Processes {
+		running, err := runs(p.PID, p.Start)
+		if err != nil {
+			return 0, err
+		}
+		if running && !p.Exited {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// sameRun refuses to take up a living run under options that it was not started with: they could not take effect.
+func sameRun(o Options, run store.Run) error {
+	was, err := job.Parse("job.resolved.yaml", run.ResolvedYAML, nil)
+	if err != nil {
+		return fmt.Errorf("read the living run's job: %w", err)
+	}
+	j, err := job.Load(o.JobFile, o.Set)
+	if err != nil {
+		return err
+	}
+	pins := was.Resolved
+	if pins == nil {
+		return errors.New("read the living run's job: it has no digests")
+	}
+	is, err := job.Resolve(j, job.Digests{Model: pins.Model, Tokenizer: pins.Tokenizer, Train: pins.Train, Eval: pins.Eval})
+	if err != nil {
+		return bad("%s is still running with another job: %w", shown(run.Dir), err)
+	}
+	var changed []string
+	for _, c := range job.Diff(&job.Resolved{Job: *was}, is) {
+		changed = append(changed, c.String())
+	}
+	if len(changed) > 0 {
+		return bad("%s is still running with another job (%s): stop it first", shown(run.Dir), strings.Join(changed, "; "))
+	}
+	if o.StopAt != 0 && o.StopAt != run.StopAt {
+		return bad("%s is still running, and was not started with --stop-at %d: stop it first", shown(run.Dir), o.StopAt)
+	}
+	return nil
+}

@@ -1,0 +1,339 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/zerofleet/zerofleet/job"
+	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/membership/store"
+)
+
+const (
+	// finishGrace is how long a worker that has finished may take to end.
+	finishGrace = 10 * time.Second
+	// termGrace is how long a worker of a failed run has between SIGTERM and SIGKILL.
+	termGrace = 3 * time.Second
+	// logLines is how much of a dead worker's log is shown.
+	logLines = 12
+)
+
+const (
+	// look is how often a reconciler looks at everything again although nothing has told it of a change.
+	look = 5 * time.Second
+	// patience is how long etcd may be in trouble before the reconciler gives up, and retryAfter how often it tries.
+	patience   = 30 * time.Second
+	retryAfter = 200 * time.Millisecond
+)
+
+// reconciler turns decisions into acts until the run has an outcome. Its state is etcd's, except for what only this
+// process can know: which of the user's interrupts it has seen, and since when it misses whom.
+type reconciler struct {
+	leader  *store.Leader
+	launch  *launcher
+	server  *server
+	record  *record
+	folder  *runFolder
+	log     *slog.Logger
+	tracer  trace.Tracer
+	publish func(*Status)
+
+	interrupts int
+	missing    map[string]time.Time
+	exits      []exit // of processes, not in etcd yet
+	pinned     bool   // job.resolved.yaml has the fingerprint
+	ending     *ending
+}
+
+// ending is an outcome that has been decided and is written when the last process has gone.
+type ending struct {
+	outcome store.Outcome
+	detail  string        // of a failure: the end of a log
+	signals []timedSignal // still to be sent, in order
+}
+
+type timedSignal struct {
+	at     time.Time
+	signal syscall.Signal
+}
+
+// run works until the run has an outcome and no worker process is left. ctx's end is like the user's second Ctrl-C: the
+// workers are stopped first.
+func (r *reconciler) run(ctx context.Context, interrupts <-chan os.Signal) (*ending, error) {
+	cancelled := ctx.Done()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	changes := r.leader.Changes(ctx)
+	var troubled time.Time // since when etcd has been in trouble; zero: it is not
+	for {
+		again, err := r.once(ctx)
+		switch {
+		case err == nil:
+			troubled = time.Time{}
+		case errors.Is(err, errEnded):
+			return r.ending, nil
+		case errors.Is(err, store.ErrNotLeader):
+			again, err = time.Now(), r.leadAgain(ctx)
+		case errors.Is(err, store.ErrConflict):
+			again, err = time.Now(), nil
+		}
+		if err != nil {
+			if troubled.IsZero() {
+				troubled = time.Now()
+			}
+			if time.Since(troubled) > patience {
+				return nil, err
+			}
+			r.log.Warn("trying again", "error", err)
+			again = time.Now().Add(retryAfter)
+		}
+		wait := look
+		if !again.IsZero() {
+			wait = min(wait, time.Until(again))
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case _, ok := <-changes:
+			if !ok {
+				changes = r.leader.Changes(ctx)
+			}
+		case e := <-r.launch.exits:
+			r.exits = append(r.exits, e)
+		case <-interrupts:
+			r.interrupt()
+		case <-cancelled:
+			cancelled, r.interrupts = nil, 2
+		case <-r.leader.Lost(): // the next write finds out
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// errEnded says that the outcome is written.
+var errEnded = errors.New("the run has ended")
+
+// once looks, decides and acts, and says when to look again at the latest.
+func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
+	select {
+	case <-r.leader.Lost():
+		if err := r.leadAgain(ctx); err != nil {
+			return time.Time{}, err
+		}
+	default:
+	}
+	for len(r.exits) > 0 {
+		if err := r.exited(ctx, r.exits[0]); err != nil {
+			return time.Time{}, err
+		}
+		r.exits = r.exits[1:]
+	}
+	v, err := r.leader.View(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	now := time.Now()
+	r.publish(r.server.status(v))
+	r.keepFingerprint(v)
+	if r.ending != nil {
+		return r.end(ctx, v, now)
+	}
+	r.miss(v, now)
+	d := decide(situation{View: v, now: now, missing: r.missing, interrupts: r.interrupts})
+	r.log.Debug("decided", "why", d.why, "again", d.again)
+	switch {
+	case d.generation != nil:
+		return now, r.generation(ctx, *d.generation, d.why)
+	case d.stop != "":
+		r.record.event("stopping", "workers checkpoint after the running step and stop", d.stop, nil)
+		return now, r.leader.PutInstruction(ctx, membership.Stop, d.stop)
+	case len(d.started) > 0:
+		return now, r.start(ctx, d.started)
+	case d.outcome != nil:
+		r.ending = r.ends(d, now)
+		return now, nil
+	}
+	return d.again, nil
+}
+
+// keepFingerprint writes what the job's kernels compute into job.resolved.yaml, once it is known.
+func (r *reconciler) keepFingerprint(v store.View) {
+	if r.pinned || v.Fingerprint.Value == "" {
+		return
+	}
+	path := r.folder.path("job.resolved.yaml")
+	j, err := job.ReadResolved(path)
+	if err == nil && j.Pins().Fingerprint != v.Fingerprint.Value {
+		err = replaceFile(path, j.WithFingerprint(v.Fingerprint.Value).Marshal(), 0o644)
+	}
+	if err != nil {
+		r.log.Warn("keep fingerprint in the resolved job", "error", err)
+		return
+	}
+	r.pinned = true
+}
+
+// miss keeps since when which member has no lease.
+func (r *reconciler) miss(v store.View, now time.Time) {
+	for _, m := range v.Generation.Members {
+		w, living := v.Workers[m.ID]
+		switch _, known := r.missing[m.ID]; {
+		case living && w.Incarnation == m.Incarnation:
+			delete(r.missing, m.ID)
+		case !known:
+			r.missing[m.ID] = now
+		}
+	}
+}
+
+func (r *reconciler) generation(ctx context.Context, g membership.Generation, why string) error {
+	ctx, span := r.tracer.Start(ctx, "generation", trace.WithAttributes(
+		attribute.Int64("generation", int64(g.Number)), attribute.Int("world_size", len(g.Members))))
+	defer span.End()
+	if err := r.leader.PutGeneration(ctx, 0, g); err != nil {
+		return err
+	}
+	ids := make([]string, len(g.Members))
+	for rank, m := range g.Members {
+		ids[rank] = m.ID
+	}
+	from := "the base model"
+	if g.Restore != nil {
+		from = fmt.Sprintf("the checkpoint of step %d", g.Restore.Step)
+	}
+	r.record.event("generation", fmt.Sprintf("generation %d: %d workers, starting from %s", g.Number, len(g.Members), from), why,
+		map[string]string{"generation": fmt.Sprint(g.Number), "workers": strings.Join(ids, " ")})
+	return nil
+}
+
+// start starts workers. One that cannot be started ends the run as one that died would.
+func (r *reconciler) start(ctx context.Context, ids []string) error {
+	for _, id := range ids {
+		p, err := r.launch.start(id, time.Now())
+		if err != nil {
+			p = store.Process{ID: id, Started: time.Now(), Exited: true, Status: err.Error(), Time: time.Now()}
+		}
+		if err := r.leader.PutProcess(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exited keeps how a process ended, and ends its worker's lease, which nobody will renew.
+func (r *reconciler) exited(ctx context.Context, e exit) error {
+	v, err := r.leader.View(ctx)
+	if err != nil {
+		return err
+	}
+	p := v.Processes[e.id]
+	if p.Exited {
+		return nil
+	}
+	p.ID, p.Exited, p.Status, p.Time = e.id, true, e.status, time.Now()
+	if e.err != nil {
+		p.Status = e.err.Error()
+	}
+	r.log.Info("worker process ended", "worker", e.id, "pid", p.PID, "status", p.Status)
+	if err := r.leader.PutProcess(ctx, p); err != nil {
+		return err
+	}
+	if w, ok := v.Registrations[e.id]; ok && w.PID == p.PID {
+		return r.leader.Remove(ctx, w)
+	}
+	return nil
+}
+
+func (r *reconciler) interrupt() {
+	r.interrupts++
+	if r.interrupts == 1 {
+		r.record.event("interrupted", "interrupted; once more stops at once", "Ctrl-C", nil)
+	}
+}
+
+// ends prepares the end that d decided.
+func (r *reconciler) ends(d decision, now time.Time) *ending {
+	e := &ending{outcome: *d.outcome}
+	switch {
+	case d.atOnce:
+		e.signals = []timedSignal{{now, syscall.SIGKILL}}
+	case e.outcome.State == store.StateFailed:
+		e.signals = []timedSignal{{now, syscall.SIGTERM}, {now.Add(termGrace), syscall.SIGKILL}}
+	default:
+		e.signals = []timedSignal{{now.Add(finishGrace), syscall.SIGKILL}}
+	}
+	if d.culprit != "" {
+		path := r.folder.workerLog(d.culprit)
+		last, err := tail(path, logLines)
+		switch {
+		case err != nil:
+			e.detail = "its log cannot be read: " + err.Error()
+		case len(last) == 0:
+			e.detail = "its log is empty: " + shown(path)
+		default:
+			e.detail = "the end of its log, " + shown(path) + ":\n    " + strings.Join(last, "\n    ")
+		}
+	}
+	return e
+}
+
+// end sends the signals that are due, and writes the outcome when no process is left.
+func (r *reconciler) end(ctx context.Context, v store.View, now time.Time) (again time.Time, err error) {
+	left := 0
+	for _, p := range v.Processes {
+		if !p.Exited {
+			left++
+		}
+	}
+	if left == 0 {
+		r.ending.outcome.Time = now
+		if err := r.leader.PutOutcome(ctx, r.ending.outcome); err != nil {
+			return time.Time{}, err
+		}
+		v.Outcome = &r.ending.outcome
+		r.publish(r.server.status(v))
+		return time.Time{}, errEnded
+	}
+	for len(r.ending.signals) > 0 && !now.Before(r.ending.signals[0].at) {
+		if err := r.launch.signal(r.ending.signals[0].signal); err != nil {
+			r.log.Warn("signal workers", "error", err)
+		}
+		r.ending.signals = r.ending.signals[1:]
+	}
+	if r.interrupts > 1 { // no grace for whoever asks twice
+		r.interrupts = 0
+		r.ending.signals = []timedSignal{{now, syscall.SIGKILL}}
+		return now, nil
+	}
+	if len(r.ending.signals) > 0 {
+		again = r.ending.signals[0].at
+	}
+	return again, nil
+}
+
+// leadAgain takes the lead back after this process stood still for so long that its election key ended. Nobody else can
+// have it: the run folder is locked.
+func (r *reconciler) leadAgain(ctx context.Context) error {
+	r.log.Warn("the election key had ended; leading again")
+	leader, err := r.leader.Lead(ctx, leaderName(), true)
+	if err != nil {
+		return err
+	}
+	if err := r.leader.Resign(); err != nil {
+		r.log.Debug("resign the ended lead", "error", err)
+	}
+	r.leader = leader
+	r.missing = map[string]time.Time{}
+	return nil
+}
+
+func leaderName() string { return fmt.Sprintf("process %d", os.Getpid()) }

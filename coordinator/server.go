@@ -1,0 +1,290 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/zerofleet/zerofleet/checkpoint"
+	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/membership/store"
+	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
+)
+
+// leaseTTL is how long a worker may be silent before it counts as gone. A local worker's death is seen at once, by its
+// process; this is for one that hangs. Ten seconds outlast what a loaded machine stops a process for.
+const leaseTTL = 10 * time.Second
+
+// server answers workers and people. It keeps nothing: what it is told goes to etcd, to the run's record, or to the
+// board of what workers are doing now.
+type server struct {
+	zerofleetv1.UnimplementedControlServer
+	zerofleetv1.UnimplementedOperatorServer
+
+	store       *store.Store
+	record      *record
+	board       *board
+	checkpoints checkpoint.Store
+	folder      *runFolder
+	log         *slog.Logger
+}
+
+// serve answers on l until the returned function is called, which ends every call under way and waits for it.
+func (s *server) serve(l net.Listener, config *tls.Config, token string) (stop func() error) {
+	auth := authenticate(token)
+	g := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(config)),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: membership.KeepaliveTime / 2, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: membership.KeepaliveTime, Timeout: membership.KeepaliveTime}),
+		grpc.MaxRecvMsgSize(membership.MaxMessageBytes), grpc.MaxSendMsgSize(membership.MaxMessageBytes),
+		grpc.WaitForHandlers(true),
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if err := auth(ctx); err != nil {
+				return nil, err
+			}
+			reply, err := next(ctx, req)
+			return reply, s.answer(info.FullMethod, err)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if err := auth(stream.Context()); err != nil {
+				return err
+			}
+			return s.answer(info.FullMethod, next(srv, stream))
+		}),
+	)
+	zerofleetv1.RegisterControlServer(g, s)
+	zerofleetv1.RegisterOperatorServer(g, s)
+	ended := make(chan error, 1)
+	go func() { ended <- g.Serve(l) }()
+	return func() error {
+		g.Stop()
+		return <-ended
+	}
+}
+
+// authenticate checks the job's token: a certificate of the job is not enough, since keys of finished runs lie about in
+// folders and backups.
+func authenticate(token string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		md, _ := metadata.FromIncomingContext(ctx)
+		for _, v := range md.Get("authorization") {
+			given, ok := strings.CutPrefix(v, "Bearer ")
+			if ok && subtle.ConstantTimeCompare([]byte(given), []byte(token)) == 1 {
+				return nil
+			}
+		}
+		return status.Error(codes.Unauthenticated, "wrong token for this job: read control.json again")
+	}
+}
+
+// answer turns an error into what the caller is to do about it, which its code says (see control.proto).
+func (s *server) answer(method string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	code := codes.Unavailable // etcd's own troubles pass
+	switch {
+	case errors.Is(err, store.ErrNotRegistered):
+		code = codes.FailedPrecondition
+	case errors.Is(err, store.ErrTaken):
+		code = codes.AlreadyExists
+	case errors.Is(err, store.ErrConflict):
+		code = codes.Aborted
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		code = codes.ResourceExhausted
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	}
+	s.log.Debug("call refused", "method", method, "code", code, "error", err)
+	return status.Error(code, err.Error())
+}
+
+func (s *server) FetchJob(ctx context.Context, _ *zerofleetv1.FetchJobRequest) (*zerofleetv1.FetchJobResponse, error) {
+	run, ok, err := s.store.Run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, status.Error(codes.Unavailable, "the run has not begun yet")
+	}
+	return &zerofleetv1.FetchJobResponse{ResolvedYaml: run.ResolvedYAML, RunDir: run.Dir, StopAt: run.StopAt}, nil
+}
+
+func (s *server) Register(ctx context.Context, r *zerofleetv1.RegisterRequest) (*zerofleetv1.RegisterResponse, error) {
+	if err := validID(r.GetId()); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if _, _, err := net.SplitHostPort(r.GetAddr()); err != nil || len(r.GetNonce()) == 0 {
+		return nil, status.Errorf(codes.InvalidArgument, "register worker %s: address %q and nonce of %d bytes: want host:port, and a nonce", r.GetId(), r.GetAddr(), len(r.GetNonce()))
+	}
+	now := time.Now()
+	w, err := s.store.Register(ctx, store.Worker{
+		ID: r.GetId(), Addr: r.GetAddr(), Host: r.GetHost(), Device: r.GetDevice(),
+		PID: int(r.GetPid()), Threads: int(r.GetThreads()), Nonce: r.GetNonce(),
+	}, leaseTTL, now)
+	if err != nil {
+		return nil, err
+	}
+	if w.Registered.Equal(now) { // and not the answer to a call that was repeated
+		s.record.event("worker_joined", fmt.Sprintf("worker %s joined: %s, process %d on %s", w.ID, w.Device, w.PID, w.Host), "",
+			map[string]string{"worker": w.ID, "incarnation": fmt.Sprint(w.Incarnation), "addr": w.Addr})
+	}
+	return &zerofleetv1.RegisterResponse{Incarnation: w.Incarnation, LeaseSeconds: uint32(leaseTTL / time.Second)}, nil
+}
+
+// validID keeps worker ids fit for file names and etcd keys.
+func validID(id string) error {
+	if id == "" || len(id) > 63 || id[0] == '.' || strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
+		return fmt.Errorf("worker id %q: want 1 to 63 letters, digits, '.', '_' and '-', not starting with '.'", id)
+	}
+	return nil
+}
+
+func (s *server) Renew(ctx context.Context, r *zerofleetv1.RenewRequest) (*zerofleetv1.RenewResponse, error) {
+	err := s.store.Renew(ctx, r.GetWorker().GetId(), r.GetWorker().GetIncarnation(), leaseTTL)
+	return &zerofleetv1.RenewResponse{}, err
+}
+
+// caller is the registration of who calls; a fenced one is refused.
+func (s *server) caller(ctx context.Context, w *zerofleetv1.Identity) (store.Worker, error) {
+	return s.store.Registered(ctx, w.GetId(), w.GetIncarnation())
+}
+
+func (s *server) Watch(r *zerofleetv1.WatchRequest, stream grpc.ServerStreamingServer[zerofleetv1.WatchResponse]) error {
+	if _, err := s.caller(stream.Context(), r.GetWorker()); err != nil {
+		return err
+	}
+	return s.store.Signals(stream.Context(), func(g *membership.Generation, i *membership.Instruction) error {
+		if g != nil {
+			return stream.Send(&zerofleetv1.WatchResponse{Change: &zerofleetv1.WatchResponse_Generation{Generation: g.Proto()}})
+		}
+		return stream.Send(&zerofleetv1.WatchResponse{Change: &zerofleetv1.WatchResponse_Instruction{Instruction: &zerofleetv1.Instruction{
+			Sequence: i.Sequence, Kind: zerofleetv1.InstructionKind(i.Kind), Why: i.Why,
+		}}})
+	})
+}
+
+func (s *server) Report(ctx context.Context, r *zerofleetv1.ReportRequest) (*zerofleetv1.ReportResponse, error) {
+	w, err := s.caller(ctx, r.GetWorker())
+	if err != nil {
+		return nil, err
+	}
+	acknowledged, err := s.record.take(life{w.ID, w.Incarnation}, r.GetEntries())
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range r.GetEntries() {
+		if st := e.GetState(); st != nil {
+			if err := s.state(ctx, w, st); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &zerofleetv1.ReportResponse{Acknowledged: acknowledged}, nil
+}
+
+// state keeps what a worker is doing: in etcd when its phase changes, since a coordinator decides from that; the step it
+// is at only on the board.
+func (s *server) state(ctx context.Context, w store.Worker, told *zerofleetv1.WorkerState) error {
+	now, changed := s.board.put(w.ID, w.Incarnation, told)
+	if !changed {
+		return nil
+	}
+	return s.store.PutState(ctx, w.ID, now)
+}
+
+func (s *server) StoreFingerprint(ctx context.Context, r *zerofleetv1.StoreFingerprintRequest) (*zerofleetv1.StoreFingerprintResponse, error) {
+	w, err := s.caller(ctx, r.GetWorker())
+	if err != nil {
+		return nil, err
+	}
+	if r.GetFingerprint() == "" {
+		return nil, status.Errorf(codes.InvalidArgument, "worker %s announced no fingerprint", w.ID)
+	}
+	generation, _, err := s.store.Generation(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rank, _ := generation.Rank(w.ID, w.Incarnation)
+	var reference store.Fingerprint
+	if rank == 0 {
+		reference, err = s.store.OfferFingerprint(ctx, store.Fingerprint{Value: r.GetFingerprint(), Worker: w.ID})
+	} else {
+		reference, err = s.store.AwaitFingerprint(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	matches := reference.Value == r.GetFingerprint()
+	if !matches {
+		s.record.event("fingerprint_differs", fmt.Sprintf("worker %s computes other bits than %s", w.ID, reference.Worker),
+			fmt.Sprintf("its kernels' fingerprint is %s, the job's is %s", r.GetFingerprint(), reference.Value),
+			map[string]string{"worker": w.ID, "host": w.Host})
+	}
+	return &zerofleetv1.StoreFingerprintResponse{Reference: reference.Value, ReferenceWorker: reference.Worker, Matches: matches}, nil
+}
+
+func (s *server) CommitManifest(ctx context.Context, r *zerofleetv1.CommitManifestRequest) (*zerofleetv1.CommitManifestResponse, error) {
+	w, err := s.caller(ctx, r.GetWorker())
+	if err != nil {
+		return nil, err
+	}
+	m, err := checkpoint.Decode(r.GetManifest())
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "commit manifest of step %d from worker %s: %v", r.GetStep(), w.ID, err)
+	}
+	if m.Step != int64(r.GetStep()) || m.Generation != r.GetGeneration() {
+		return nil, status.Errorf(codes.InvalidArgument, "commit manifest from worker %s: it is of step %d and generation %d, the request of %d and %d",
+			w.ID, m.Step, m.Generation, r.GetStep(), r.GetGeneration())
+	}
+	committed, why, err := s.store.CommitManifest(ctx, store.Manifest{Step: r.GetStep(), Generation: r.GetGeneration(), Bytes: r.GetManifest()})
+	if err != nil {
+		return nil, err
+	}
+	if !committed {
+		s.record.event("checkpoint_refused", fmt.Sprintf("checkpoint of step %d refused", r.GetStep()), why, map[string]string{"worker": w.ID})
+		return &zerofleetv1.CommitManifestResponse{Why: why}, nil
+	}
+	if _, err := checkpoint.PutManifest(ctx, s.checkpoints, r.GetManifest()); err != nil {
+		return nil, err
+	}
+	s.record.event("checkpoint", fmt.Sprintf("checkpoint of step %d committed", r.GetStep()), "",
+		map[string]string{"step": fmt.Sprint(r.GetStep()), "generation": fmt.Sprint(r.GetGeneration()), "worker": w.ID})
+	return &zerofleetv1.CommitManifestResponse{Committed: true}, nil
+}
+
+func (s *server) Finished(ctx context.Context, r *zerofleetv1.FinishedRequest) (*zerofleetv1.FinishedResponse, error) {
+	w, err := s.caller(ctx, r.GetWorker())
+	if err != nil {
+		return nil, err
+	}
+	err = s.store.PutFinished(ctx, w.ID, store.Finished{
+		Incarnation: w.Incarnation, Outcome: r.GetOutcome(), Step: r.GetStep(), Message: r.GetMessage(), Time: time.Now(),
+	})
+	return &zerofleetv1.FinishedResponse{}, err
+}
+
+func (s *server) Status(ctx context.Context, _ *zerofleetv1.StatusRequest) (*zerofleetv1.StatusResponse, error) {
+	v, err := s.store.View(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.status(v), nil
+}
