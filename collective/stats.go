@@ -8,9 +8,13 @@ type Stats struct {
 	SentBytes, ReceivedBytes [Kinds]uint64
 	// Peers are the same by rank; the own rank's entry is zero.
 	Peers []PeerStats
-	// BufferedBytes is what lies received but not yet folded, at most the receive budget;
-	// PeakBufferedBytes is its largest value so far.
+	// BufferedBytes is what lies received but not yet used; PeakBufferedBytes is its largest
+	// value so far.
 	BufferedBytes, PeakBufferedBytes int64
+	// GrantedBytes is what peers have been given leave to send and is not yet folded, here
+	// or under way: with eager data, at most the receive budget. PeakGrantedBytes is its
+	// largest value so far.
+	GrantedBytes, PeakGrantedBytes int64
 	// DroppedFrames counts frames of older generations.
 	DroppedFrames uint64
 }

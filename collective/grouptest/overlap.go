@@ -51,7 +51,7 @@ func program(rng *rand.Rand, w int) (steps []step, sums [programAccs][]float32, 
 			}
 		case collective.KindAllReduce:
 			if rng.IntN(4) == 0 {
-				s.n += 20000 // past one hop
+				s.n += 16 << 10 // past one hop
 			}
 			s.sum = make([]float32, s.n)
 			for r := range w {

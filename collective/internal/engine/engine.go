@@ -109,7 +109,6 @@ type Engine struct {
 	early   map[key]*early
 	folds   []*op     // reduce-scatters in call order, until folded
 	foldC   sync.Cond // something to fold, or over
-	granted int64
 	stats   collective.Stats
 }
 

@@ -88,10 +88,11 @@ func (e *Engine) grant() {
 		raised := false
 		for s.grantChunk < s.chunks {
 			cost := e.foldCost(o, s.grantChunk)
-			if e.granted+cost > e.foldBudget {
+			if e.stats.GrantedBytes+cost > e.foldBudget {
 				break
 			}
-			e.granted += cost
+			e.stats.GrantedBytes += cost
+			e.stats.PeakGrantedBytes = max(e.stats.PeakGrantedBytes, e.stats.GrantedBytes)
 			o.peers[s.grantRank].limit = s.grantChunk + 1
 			raised = true
 			s.grantRank++
@@ -150,7 +151,7 @@ func (e *Engine) fold() {
 		o.busy--
 		if !own {
 			e.buffered(-int64(f.DataBytes))
-			e.granted -= e.foldCost(o, chunk)
+			e.stats.GrantedBytes -= e.foldCost(o, chunk)
 		}
 		o.moved = time.Now()
 		if err != nil {

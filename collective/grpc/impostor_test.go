@@ -1,0 +1,173 @@
+package grpc
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/zerofleet/zerofleet/collective"
+	"github.com/zerofleet/zerofleet/collective/internal/frame"
+	"github.com/zerofleet/zerofleet/kernels"
+	pb "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
+)
+
+// rawCodec is codec, and sends bytes that are no frame too.
+type rawCodec struct{ codec }
+
+func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if b, ok := v.([]byte); ok {
+		return mem.BufferSlice{mem.SliceBuffer(b)}, nil
+	}
+	return c.codec.Marshal(v)
+}
+
+// impostor is rank 0 of a fleet of two, played frame by frame by the test.
+type impostor struct {
+	t       *testing.T
+	cc      *grpc.ClientConn
+	conn    net.Conn
+	streams [2]grpc.ClientStream
+}
+
+// dialAs opens a connection to an endpoint and no stream.
+func dialAs(t *testing.T, f fleet, addr, id, peerID string) *impostor {
+	t.Helper()
+	creds := insecure.NewCredentials()
+	if f.ca != nil {
+		c, err := clientTLS(f.ca.worker(t, id), peerID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		creds = credentials.NewTLS(c)
+	}
+	var d dialer
+	cc, err := grpc.NewClient("passthrough:///"+strings.TrimPrefix(addr, "passthrough:///"), grpc.WithTransportCredentials(creds), grpc.WithContextDialer(d.dial),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(frame.MaxBytes)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cc.Close() })
+	i := &impostor{t: t, cc: cc}
+	cc.Connect()
+	if i.streams[0], err = cc.NewStream(t.Context(), &serviceDesc.Streams[0], linkMethod, grpc.WaitForReady(true)); err != nil {
+		t.Fatal(err)
+	}
+	if i.streams[1], err = cc.NewStream(t.Context(), &serviceDesc.Streams[0], linkMethod, grpc.WaitForReady(true)); err != nil {
+		t.Fatal(err)
+	}
+	i.conn = d.last()
+	return i
+}
+
+func goodHello(bulk bool) *pb.CollectiveHello {
+	return &pb.CollectiveHello{
+		Version: frame.Version, Job: "job-1", Generation: 3, World: 2, FromRank: 0, FromId: "worker-a", ToRank: 1, ToId: "worker-b",
+		Bulk: bulk, ChunkBytes: frame.MaxDataBytes,
+	}
+}
+
+// hello sends a hello on one of the streams and returns the answer.
+func (i *impostor) hello(h *pb.CollectiveHello) error {
+	i.t.Helper()
+	s := i.streams[index(h.GetBulk())]
+	if err := sendMessage(s, Config{Job: h.GetJob(), Generation: h.GetGeneration()}, frame.Hello, h); err != nil {
+		i.t.Fatal(err)
+	}
+	var w pb.CollectiveWelcome
+	return recvMessage(s, frame.Welcome, &w)
+}
+
+// send sends a frame of the running generation, changed by edits.
+func (i *impostor) send(bulk bool, f frame.Outgoing, edits ...func(*frame.Header)) {
+	i.t.Helper()
+	f.Job, f.Generation, f.Rank = frame.JobHash("job-1"), 3, 0
+	for _, edit := range edits {
+		edit(&f.Header)
+	}
+	if err := i.streams[index(bulk)].SendMsg(&f); err != nil {
+		i.t.Logf("send %s: %v", f.Kind, err) // the other side may have hung up: that is what is tested
+	}
+}
+
+func (i *impostor) message(k frame.Kind, m proto.Message, edits ...func(*frame.Header)) {
+	i.t.Helper()
+	meta, err := proto.Marshal(m)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	i.send(false, frame.Outgoing{Header: frame.Header{Kind: k}, Meta: meta}, edits...)
+}
+
+// post announces an operation.
+func (i *impostor) post(o *pb.CollectiveOp) {
+	i.t.Helper()
+	i.message(frame.Post, o, func(h *frame.Header) {
+		h.Seq, h.Type = o.GetSeq(), kernels.DType(o.GetType())
+		if k := collective.Kind(o.GetKind()); k == collective.KindSend || k == collective.KindRecv {
+			h.Space = frame.Pair
+		}
+	})
+}
+
+// data sends a chunk.
+func (i *impostor) data(seq uint64, chunk uint32, b []byte, edits ...func(*frame.Header)) {
+	i.t.Helper()
+	h := frame.Header{Kind: frame.Data, Type: kernels.F32, Seq: seq, Chunk: chunk, Flags: frame.FlagSummed}
+	i.send(true, frame.Outgoing{Header: h, Data: b}, edits...)
+}
+
+// await reads control frames until one of the kind arrives.
+func (i *impostor) await(k frame.Kind) *frame.Frame {
+	i.t.Helper()
+	for {
+		var r received
+		if err := i.streams[0].RecvMsg(&r); err != nil {
+			i.t.Fatalf("await %s: %v", k, err)
+		}
+		if r.err != nil {
+			i.t.Fatalf("await %s: %v", k, r.err)
+		}
+		if r.frame.Kind == k {
+			return r.frame
+		}
+		r.frame.Free()
+	}
+}
+
+// withImpostor makes a generation of two in which the test plays rank 0.
+func withImpostor(t *testing.T, f fleet) (collective.Group, *impostor) {
+	t.Helper()
+	f.world = 2
+	eps, peers := f.listen(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var group collective.Group
+	joined := make(chan error, 1)
+	go func() {
+		var err error
+		group, err = eps[1].Join(ctx, f.config(t, 1, peers))
+		joined <- err
+	}()
+	i := dialAs(t, f, eps[1].Addr(), "worker-a", "worker-b")
+	for _, bulk := range []bool{false, true} {
+		if err := i.hello(goodHello(bulk)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-joined; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := group.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return group, i
+}
