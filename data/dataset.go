@@ -20,6 +20,7 @@ type Dataset struct {
 	store   store
 	order   order
 	pad     int32
+	decoder Decoder // of the encoder; nil when it has none
 	steps   int
 	stats   []Stats
 	digest  [sha256.Size]byte
@@ -84,6 +85,7 @@ func Open(ctx context.Context, o Options, enc Encoder) (*Dataset, error) {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	d := &Dataset{options: o, pad: enc.Pad(), stats: make([]Stats, len(o.Sources))}
+	d.decoder, _ = enc.(Decoder)
 	shares := make([]share, len(o.Sources))
 	records := make([]int64, len(o.Sources))
 	err := o.encodeAll(ctx, enc, workers, func(source int, r result) {

@@ -20,6 +20,11 @@ type Encoder interface {
 	Pad() int32
 }
 
+// Decoder is what an Encoder may also be, so that Show can print its tokens.
+type Decoder interface {
+	Decode(ids []int32) string
+}
+
 // result is an encoded task.
 type result struct {
 	store store
@@ -140,6 +145,7 @@ func (o *Options) encodeText(enc Encoder, t task, r *result) error {
 
 // document encodes one record, applies LossOn and checks what the encoder gave.
 func (o *Options) document(enc Encoder, record Record) (Document, error) {
+	record.LossOn = o.LossOn
 	doc, err := enc.Encode(record)
 	if err != nil {
 		return Document{}, err

@@ -45,14 +45,28 @@ func (e encoder) Encode(r Record) (Document, error) {
 		if e.template == nil {
 			return Document{}, fmt.Errorf("format messages: %w: name one, or use format completion or text", tokenizer.ErrNoTemplate)
 		}
-		ids, counts, err := e.template.EncodeChat(r.Chat)
-		return Document{ids, counts}, err
+		return e.chat(r)
 	case Completion:
 		return e.pair(r.Prompt, r.Completion)
 	case Text:
 		return e.pair("", r.Text)
 	}
 	return Document{}, errors.New("record without a format")
+}
+
+func (e encoder) Decode(ids []int32) string { return e.t.Decode(ids, tokenizer.DecodeOptions{}) }
+
+func (e encoder) chat(r Record) (Document, error) {
+	if r.LossOn != OnAll {
+		ids, counts, err := e.template.EncodeChat(r.Chat)
+		return Document{ids, counts}, err
+	}
+	text, err := e.template.Render(r.Chat)
+	if err != nil {
+		return Document{}, err
+	}
+	ids, err := e.t.Encode(text, tokenizer.EncodeOptions{})
+	return Document{ids, make([]bool, len(ids))}, err // all are marked by the caller
 }
 
 // pair encodes a prompt, which does not count, and what follows, which does. With

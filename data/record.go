@@ -16,6 +16,9 @@ type Record struct {
 	Chat               tokenizer.Chat
 	Prompt, Completion string
 	Text               string
+	// LossOn is what the job asked for. The encoder marks what counts by default,
+	// and need not find it when everything counts.
+	LossOn LossOn
 }
 
 // parseLine reads one line of JSONL. Members that the format does not name are
@@ -56,7 +59,11 @@ func parseLine(line []byte, format Format) (Record, error) {
 func parseMessages(line []byte) (Record, error) {
 	v, err := jinja.Decode(line)
 	if err != nil {
-		return Record{}, describeJSON(err)
+		var whole json.RawMessage // whose error says where, from 1
+		if err2 := json.Unmarshal(line, &whole); err2 != nil {
+			err = describeJSON(err2)
+		}
+		return Record{}, err
 	}
 	object, ok := v.(*jinja.Dict)
 	if !ok {

@@ -176,8 +176,7 @@ func decode(d *json.Decoder, depth int) (any, error) {
 				}
 				l.Items = append(l.Items, v)
 			}
-			_, err := d.Token()
-			return l, err
+			return l, closing(d)
 		}
 		m := &Dict{}
 		for d.More() {
@@ -191,10 +190,18 @@ func decode(d *json.Decoder, depth int) (any, error) {
 			}
 			m.Set(k.(string), v) // the decoder gives nothing else here
 		}
-		_, err := d.Token()
-		return m, err
+		return m, closing(d)
 	}
 	return t, nil
+}
+
+// closing takes the bracket that ends an array or object.
+func closing(d *json.Decoder) error {
+	_, err := d.Token()
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func number(n json.Number) (any, error) {
