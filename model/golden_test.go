@@ -259,7 +259,7 @@ func TestParityInBF16(t *testing.T) {
 	}
 }
 
-// What must not change a bit: recomputation, the number of threads.
+// What must not change a bit: recomputation, the number of threads, a device that does nothing before it must.
 func TestSameBits(t *testing.T) {
 	for _, shape := range shapes {
 		for _, act := range []kernels.DType{kernels.F32, kernels.BF16} {
@@ -271,6 +271,7 @@ func TestSameBits(t *testing.T) {
 				want := compute(t, newMachine(t, 1), d, weights, leaves, false)
 				equalBits(t, "recompute", compute(t, newMachine(t, 1), d, weights, leaves, true), want)
 				equalBits(t, "three threads", compute(t, newMachine(t, 3), d, weights, leaves, false), want)
+				equalBits(t, "deferred", compute(t, newDeferred(t), d, weights, leaves, true), want)
 			})
 		}
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/zerofleet/zerofleet/kernels"
 	"github.com/zerofleet/zerofleet/kernels/cpu"
+	"github.com/zerofleet/zerofleet/kernels/deferred"
 )
 
 func must(t testing.TB, err error) {
@@ -25,6 +26,13 @@ func newMachine(t testing.TB, threads int) *machine {
 	b, err := cpu.Open(cpu.Options{Threads: threads})
 	must(t, err)
 	return onBackend(t, b)
+}
+
+func newDeferred(t testing.TB) *machine {
+	t.Helper()
+	b, err := cpu.Open(cpu.Options{Threads: 1})
+	must(t, err)
+	return onBackend(t, deferred.New(b))
 }
 
 func onBackend(t testing.TB, b kernels.Backend) *machine {

@@ -68,10 +68,14 @@ func TestSessionLikePass(t *testing.T) {
 			must(t, err)
 			p.free(t)
 
-			for _, calls := range [][]int{{doc.t}, {1, doc.t - 1}, {9, 1, 1, 1, doc.t - 12}} {
+			for _, c := range []struct {
+				m     *machine
+				calls []int
+			}{{m, []int{doc.t}}, {m, []int{1, doc.t - 1}}, {m, []int{9, 1, 1, 1, doc.t - 12}}, {newDeferred(t), []int{doc.t - 1, 1}}} {
+				m := c.m
 				s := newSessionRig(t, m, d, weights, SessionOptions{MaxTokens: doc.t, Chunk: 8})
 				at := 0
-				for _, n := range calls {
+				for _, n := range c.calls {
 					logits, err := s.session.Extend(t.Context(), m.stream, s.weights, doc.in.Tokens[at:at+n])
 					must(t, err)
 					at += n

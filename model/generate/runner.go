@@ -13,7 +13,7 @@ import (
 
 // Weights reads elements [lo, hi) of a tensor, by its Hugging Face name, as f32 into dst, [hi-lo].
 type Weights interface {
-	ReadF32(name string, lo, hi int, dst []float32) error
+	ReadF32(ctx context.Context, name string, lo, hi int, dst []float32) error
 }
 
 // prefill is how many prompt tokens are computed at a time. Products are near their full rate
@@ -77,12 +77,9 @@ func (r *Runner) load(ctx context.Context, from Weights) error {
 	for i, u := range r.d.Units() {
 		for _, t := range u.Tensors {
 			for lo := 0; lo < t.Elems; lo += pieceElems {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
 				hi := min(lo+pieceElems, t.Elems)
 				piece := values[:hi-lo]
-				if err := from.ReadF32(t.Name, lo, hi, piece); err != nil {
+				if err := from.ReadF32(ctx, t.Name, lo, hi, piece); err != nil {
 					return err
 				}
 				for i, v := range piece {
