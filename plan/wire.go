@@ -1,0 +1,52 @@
+package plan
+
+import "github.com/zerofleet/zerofleet/shard"
+
+// Wire is what one rank sends in a step, in bytes of tensors: rank 0, which has the most leaves. Frames and records add less
+// than a thousandth.
+type Wire struct {
+	Gathers   int64 `json:"gathers"`   // stage 3: parameters, before a unit is used
+	Gradients int64 `json:"gradients"` // leaf gradients, to their owners
+	Update    int64 `json:"update"`    // stages 1 and 2: parameters after the update; stage 0: the reduced gradient
+}
+
+// Total is all of it.
+func (w Wire) Total() int64 { return w.Gathers + w.Gradients + w.Update }
+
+// wire walks the schedule of one step.
+func (s shape) wire() (Wire, error) {
+	layouts, err := s.layouts()
+	if err != nil {
+		return Wire{}, err
+	}
+	toPeers := func(unit int, width int64) int64 { return int64(s.world-1) * int64(layouts[unit].PartElems()) * width }
+	var w Wire
+	schedule := shard.NewSchedule(len(s.units), s.cfg.Tied, s.stage)
+	// Every round leaves the same units in their slots, so all rounds after the first are alike.
+	first, rounds := int64(1), int64(s.rounds())
+	for _, times := range []int64{first, rounds - first} {
+		if times == 0 {
+			continue
+		}
+		for _, a := range schedule.Train() {
+			switch a.Do {
+			case shard.Gather:
+				w.Gathers += times * toPeers(a.Unit, s.wireParams)
+			case shard.Reduce:
+				w.Gradients += times * toPeers(a.Unit, s.wireGrads)
+			}
+		}
+	}
+	for i := range s.units {
+		switch s.stage {
+		case shard.Replicated:
+			w.Update += toPeers(i, 4)
+		case shard.OptimizerState, shard.Gradients:
+			w.Update += toPeers(i, s.wireParams)
+		}
+	}
+	return w, nil
+}
+
+// rounds is how many leaves rank 0 computes in a step.
+func (s shape) rounds() int { return (s.leaves + s.world - 1) / s.world }
