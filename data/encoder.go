@@ -13,8 +13,8 @@ import (
 // encode the same record on two days would train on different tokens.
 var Today = time.Date(2024, time.July, 26, 0, 0, 0, 0, time.UTC)
 
-// NewEncoder encodes records with a model's tokenizer. template may be nil when no
-// source has format messages.
+// NewEncoder encodes records with a model's tokenizer, and conversations with a
+// template: nil means the model's own, which is only missed when a record needs it.
 //
 //	messages    the template's text; the assistant's turns count
 //	completion  begin token, prompt, completion, end token; completion and end token count.
@@ -24,6 +24,9 @@ var Today = time.Date(2024, time.July, 26, 0, 0, 0, 0, time.UTC)
 // The begin token is the tokenizer's, if it has one; the end token its EOS.
 func NewEncoder(t *tokenizer.Tokenizer, template *tokenizer.Template) Encoder {
 	e := encoder{t: t, template: template, end: t.Special().EOS, pad: t.Special().Pad}
+	if template == nil {
+		e.template, e.missing = t.Template("", Today)
+	}
 	if e.pad == tokenizer.None {
 		e.pad = max(e.end, 0)
 	}
@@ -33,6 +36,7 @@ func NewEncoder(t *tokenizer.Tokenizer, template *tokenizer.Template) Encoder {
 type encoder struct {
 	t        *tokenizer.Tokenizer
 	template *tokenizer.Template
+	missing  error // why there is no template
 	end, pad int32
 }
 
@@ -42,8 +46,8 @@ func (e encoder) Pad() int32 { return e.pad }
 func (e encoder) Encode(r Record) (Document, error) {
 	switch r.Format {
 	case Messages:
-		if e.template == nil {
-			return Document{}, fmt.Errorf("format messages: %w: name one, or use format completion or text", tokenizer.ErrNoTemplate)
+		if e.missing != nil {
+			return Document{}, fmt.Errorf("format messages: %w", e.missing)
 		}
 		return e.chat(r)
 	case Completion:

@@ -86,10 +86,20 @@ func TestWhatCounts(t *testing.T) {
 	}
 }
 
-func TestMessagesWithoutTemplate(t *testing.T) {
-	enc := NewEncoder(tokenizer.Bytes(), nil)
-	_, err := enc.Encode(Record{Format: Messages})
-	if !errors.Is(err, tokenizer.ErrNoTemplate) {
+func TestTemplateIsTheModels(t *testing.T) {
+	const chat = `{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}`
+	if got, want := shown(t, Messages, "", NewEncoder(tokenizer.Bytes(), nil), chat), "user: x\nassistant: ⟦y<|endoftext|>⟧\n\n"; got != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+	files, err := tokenizer.Bytes().Files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare, err := tokenizer.Parse(files["tokenizer.json"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewEncoder(bare, nil).Encode(Record{Format: Messages}); !errors.Is(err, tokenizer.ErrNoTemplate) {
 		t.Fatalf("got %v, want ErrNoTemplate", err)
 	}
 }
