@@ -154,6 +154,7 @@ var seed = maphash.MakeSeed()
 
 func (m *memory) sum(s snapshot) uint64 { return maphash.Bytes(seed, m.view[s.lo:s.hi]) }
 
+//go:norace
 func fill(b []byte) {
 	for i := range b {
 		b[i] = poison

@@ -59,6 +59,8 @@ func adamwScalars(step int) kernels.AdamWScalars {
 
 // adamwReference is the comment of kernels.AdamW, operation by operation. Go may fuse x*y + z
 // where it sees no conversion, so each product has one.
+//
+//go:norace
 func adamwReference(s kernels.AdamWScalars, p, m, v, grad []float64) {
 	for i := range p {
 		g := float32(float32(grad[i]) * s.GradScale)

@@ -35,6 +35,8 @@ func runConvert(r *Rig) {
 }
 
 // edges are numbers on, and one unit of f32 beside, the midpoints between neighbours of type to, over its whole range and beyond.
+//
+//go:norace
 func edges(r *Rig, n int, to kernels.DType) []float64 {
 	mant, lo, hi := 10, -28, 18
 	if to != kernels.F16 {

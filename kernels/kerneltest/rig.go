@@ -17,6 +17,9 @@ const guard = 96
 
 const poison = 0xff // a byte; as f32, bf16, f16 and f64 it repeats to a NaN, as i32 to -1
 
+// The functions that only crunch numbers are marked go:norace: they run in one goroutine, and the suite runs under the
+// race detector for what is around them.
+
 // A Rig is one case's Backend, stream, buffers and random numbers, the same in every run.
 type Rig struct {
 	*rand.Rand
@@ -62,6 +65,8 @@ func (r *Rig) Begin(format string, a ...any) {
 }
 
 // Uniform is n numbers in [-1, 1).
+//
+//go:norace
 func (r *Rig) Uniform(n int) []float64 {
 	v := make([]float64, n)
 	for i := range v {
@@ -71,6 +76,8 @@ func (r *Rig) Uniform(n int) []float64 {
 }
 
 // Normal is n numbers of deviation sigma.
+//
+//go:norace
 func (r *Rig) Normal(n int, sigma float64) []float64 {
 	v := make([]float64, n)
 	for i := range v {
@@ -180,24 +187,29 @@ func (r *Rig) download(b kernels.Buffer) []byte {
 // Within reads b and wants |b[i] - want[i]| <= tol(i), and NaN or an infinity where want has it.
 func (r *Rig) Within(name string, b kernels.Buffer, want []float64, tol func(i int) float64) {
 	r.t.Helper()
-	bad := 0
 	got := r.Read(b)
 	if !r.first {
 		return
 	}
-	for i, g := range got {
-		ok := math.Abs(g-want[i]) <= tol(i) || g == want[i] || math.IsNaN(g) && math.IsNaN(want[i])
-		if ok {
+	if i, bad := off(got, want, tol); bad > 0 {
+		r.t.Errorf("%s: %s[%d] = %v, want %v within %.3g; %d of %d elements are off", r.what, name, i, got[i], want[i],
+			tol(i), bad, len(want))
+	}
+}
+
+// off is the first element that is not as wanted, and how many are not.
+//
+//go:norace
+func off(got, want []float64, tol func(i int) float64) (first, bad int) {
+	for i := len(want) - 1; i >= 0; i-- {
+		g, w := got[i], want[i]
+		if math.Abs(g-w) <= tol(i) || g == w || math.IsNaN(g) && math.IsNaN(w) {
 			continue
 		}
-		if bad == 0 {
-			r.t.Errorf("%s: %s[%d] = %v, want %v within %.3g", r.what, name, i, g, want[i], tol(i))
-		}
+		first = i
 		bad++
 	}
-	if bad > 1 {
-		r.t.Errorf("%s: %s: %d of %d elements are off", r.what, name, bad, len(want))
-	}
+	return first, bad
 }
 
 // Exactly reads b and wants these bits.
@@ -215,18 +227,30 @@ func (r *Rig) release() {
 			r.t.Fatalf("%s: %v", r.what, err)
 		}
 		raw := r.download(all)
-		lo, hi := p.buf.Offset(), p.buf.Offset()+p.buf.Bytes()
-		for i, c := range raw {
-			if at := int64(i); (at < lo || at >= hi) && c != poison {
-				r.t.Errorf("%s: byte %d was written, outside a buffer's [%d, %d)", r.what, at, lo, hi)
-				break
-			}
+		lo, hi := int(p.buf.Offset()), int(p.buf.Offset()+p.buf.Bytes())
+		if at := written(raw, lo, hi); at >= 0 {
+			r.t.Errorf("%s: byte %d was written, outside a buffer's [%d, %d)", r.what, at, lo, hi)
 		}
 		if err := p.mem.Free(); err != nil {
 			r.t.Errorf("%s: free: %v", r.what, err)
 		}
 	}
 	r.live = r.live[:0]
+}
+
+// written is the first byte outside [lo, hi) that is no longer poison, -1 when all are.
+func written(raw []byte, lo, hi int) int {
+	for i, c := range raw[:lo] {
+		if c != poison {
+			return i
+		}
+	}
+	for i, c := range raw[hi:] {
+		if c != poison {
+			return hi + i
+		}
+	}
+	return -1
 }
 
 func (r *Rig) close() {

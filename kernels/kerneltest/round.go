@@ -24,6 +24,8 @@ func halfUlp(dt kernels.DType) float64 {
 
 // roundTo rounds to the nearest number with mant bits after the leading one and exponents from minExp to maxExp,
 // ties to even, gradual underflow: in float64 arithmetic, apart from any bit trick that kernels use.
+//
+//go:norace
 func roundTo(v float64, mant, minExp, maxExp int) float64 {
 	if v == 0 || math.IsNaN(v) || math.IsInf(v, 0) {
 		return v
@@ -38,6 +40,8 @@ func roundTo(v float64, mant, minExp, maxExp int) float64 {
 }
 
 // round rounds v to a float type.
+//
+//go:norace
 func round(dt kernels.DType, v float64) float64 {
 	switch dt {
 	case kernels.F32:
@@ -50,17 +54,20 @@ func round(dt kernels.DType, v float64) float64 {
 	return v
 }
 
-// encode rounds to dt and lays out as little-endian.
+// encode takes values to dt, and lays them out as little-endian. What an Op is given need not be the nearest number:
+// bf16 is cut off, which is quick.
+//
+//go:norace
 func encode(dt kernels.DType, values []float64) []byte {
 	raw := make([]byte, 0, len(values)*dt.Bytes())
 	for _, v := range values {
-		switch v = round(dt, v); dt {
+		switch dt {
 		case kernels.F32:
 			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(float32(v)))
 		case kernels.BF16:
 			raw = binary.LittleEndian.AppendUint16(raw, uint16(math.Float32bits(float32(v))>>16))
 		case kernels.F16:
-			raw = binary.LittleEndian.AppendUint16(raw, f16bits(v))
+			raw = binary.LittleEndian.AppendUint16(raw, f16bits(round(dt, v)))
 		case kernels.F64:
 			raw = binary.LittleEndian.AppendUint64(raw, math.Float64bits(v))
 		case kernels.I32:
@@ -72,6 +79,7 @@ func encode(dt kernels.DType, values []float64) []byte {
 	return raw
 }
 
+//go:norace
 func decode(dt kernels.DType, raw []byte) []float64 {
 	v := make([]float64, len(raw)/dt.Bytes())
 	for i := range v {

@@ -40,9 +40,6 @@ func concat(groups ...[]Case) []Case {
 	return all
 }
 
-// threadCounts ends above the cores of a small machine, where workers do not spin.
-var threadCounts = []int{1, 2, 3, 4}
-
 // Run checks everything that package kernels promises of a Backend.
 func Run(t *testing.T, open Open) {
 	for _, c := range backendChecks {
