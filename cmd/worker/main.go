@@ -4,12 +4,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/zerofleet/zerofleet/worker/text"
 )
 
 func main() {
@@ -17,9 +20,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{Use: "worker", Short: "one worker of a zerofleet job", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(runCommand())
+	root.AddCommand(runCommand(), generateCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
+		if errors.Is(err, text.ErrInput) {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }

@@ -22,8 +22,7 @@ import transformers
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GGUF = ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 OUT = ROOT / "model" / "testdata" / "smollm2.json"
-PROMPT = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-          "<|im_start|>user\nWhy is the sky blue? Answer in a few sentences.<|im_end|>\n<|im_start|>assistant\n")
+QUESTION = "Why is the sky blue? Answer in a few sentences."
 NEW_TOKENS = 64
 TOP = 10
 
@@ -34,7 +33,8 @@ def main(path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **load)
     model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, **load, dtype=torch.float32,
                                                               attn_implementation="eager").eval()
-    ids = tokenizer(PROMPT, add_special_tokens=False, return_tensors="pt").input_ids
+    prompt = tokenizer.apply_chat_template([dict(role="user", content=QUESTION)], add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
     with torch.no_grad():
         out = model(input_ids=ids, labels=ids)
         greedy = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
@@ -49,7 +49,7 @@ def main(path):
         versions=dict(torch=torch.__version__, transformers=transformers.__version__,
                       tokenizers=tokenizers.__version__, gguf=importlib.metadata.version("gguf")),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        prompt=PROMPT, tokens=ids[0].tolist(), loss=out.loss.item(),
+        question=QUESTION, prompt=prompt, tokens=ids[0].tolist(), loss=out.loss.item(),
         rows=[dict(row=r, norm=logits[r].norm().item(), top_ids=t.indices.tolist(), top_logits=t.values.tolist())
               for r, t in zip(rows, top)],
         greedy=new, greedy_text=tokenizer.decode(new), smallest_margin=(best[:, 0] - best[:, 1]).min().item(),
