@@ -84,9 +84,11 @@ func (tm *Template) turn(c Chat, k int, full string) (jinja.Span, error) {
 	if err != nil {
 		return jinja.Span{}, fmt.Errorf("%w (the messages before it: %w)", ErrTurns, err)
 	}
-	upTo, _, err := tm.render(c, k+1, false)
-	if err != nil {
-		return jinja.Span{}, fmt.Errorf("%w (the messages up to it: %w)", ErrTurns, err)
+	upTo := full
+	if k+1 < len(c.Messages) {
+		if upTo, _, err = tm.render(c, k+1, false); err != nil {
+			return jinja.Span{}, fmt.Errorf("%w (the messages up to it: %w)", ErrTurns, err)
+		}
 	}
 	ignoresPrompt := prompt == before // it has none, or always one
 	if strings.HasPrefix(full, prompt) && strings.HasPrefix(full, upTo) && (!ignoresPrompt || tm.endsClean(c, k, upTo)) {

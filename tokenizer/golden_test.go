@@ -7,9 +7,11 @@ import (
 	"reflect"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/zerofleet/zerofleet/gguf"
 	"github.com/zerofleet/zerofleet/test/fetch"
+	"github.com/zerofleet/zerofleet/tokenizer/jinja"
 )
 
 type golden struct {
@@ -128,6 +130,23 @@ func BenchmarkEncode(b *testing.B) {
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		if _, err := tok.Encode(string(text), EncodeOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkEncodeChat(b *testing.B) {
+	tok := real(b, "smollm2")
+	tm, err := tok.Template("", time.Time{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	chat := Chat{Messages: []*jinja.Dict{
+		Message("user", "What does strings.Cut do?"),
+		Message("assistant", "Cut slices s around the first instance of sep, returning the text before and after sep."),
+	}}
+	for b.Loop() {
+		if _, _, err := tm.EncodeChat(chat); err != nil {
 			b.Fatal(err)
 		}
 	}
