@@ -28,7 +28,7 @@ func generateCommand() *cobra.Command {
 			case "bf16":
 				o.Act = kernels.BF16
 			default:
-				return fmt.Errorf("--precision %q: want f32 or bf16: %w", precision, text.ErrInput)
+				return fmt.Errorf("%w: --precision %q: want f32 or bf16", text.ErrInput, precision)
 			}
 			if o.Prompt == "-" {
 				b, err := io.ReadAll(c.InOrStdin())
@@ -64,10 +64,6 @@ func generateCommand() *cobra.Command {
 	f.StringVar(&precision, "precision", "f32", "compute in f32 or bf16")
 	f.IntVar(&o.Threads, "threads", 0, "CPU threads; 0 is one per core")
 	f.BoolVar(&stats, "stats", false, "print times to standard error at the end")
-	for _, name := range []string{"model", "prompt"} {
-		if err := c.MarkFlagRequired(name); err != nil {
-			panic(err) // the flag is defined above
-		}
-	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", text.ErrInput, err) })
 	return c
 }

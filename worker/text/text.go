@@ -70,6 +70,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err := o.Sampling.Validate(); err != nil {
 		return Result{}, badInput{err}
 	}
+	if o.Model == "" {
+		return Result{}, badInput{errors.New("no model: want a folder, a .gguf file, hf://org/name or preset://name")}
+	}
 	path, err := inputs.Local(ctx, o.Model)
 	if err != nil {
 		return Result{}, badInput{err}

@@ -56,6 +56,7 @@ func TestRunRefuses(t *testing.T) {
 		change func(o *Options)
 		want   string
 	}{
+		{"no model", func(o *Options) { o.Model = "" }, "no model: want a folder"},
 		{"no such model", func(o *Options) { o.Model = "no/such/folder" }, "no/such/folder"},
 		{"no such preset", func(o *Options) { o.Model = "preset://huge" }, "unknown preset"},
 		{"no tokens wanted", func(o *Options) { o.Sampling.MaxTokens = 0 }, "max tokens 0"},
