@@ -53,11 +53,7 @@ func (t *Trainer) publishUnit(ctx context.Context, u *unit) error {
 			return err
 		}
 	}
-	dst, err := t.hostView(ctx, wire)
-	if err != nil {
-		return err
-	}
-	part, err := t.hostView(ctx, wire.Slice(lo, hi))
+	dst, part, err := t.gatherViews(ctx, wire, wire.Slice(lo, hi))
 	if err != nil {
 		return err
 	}
@@ -91,4 +87,13 @@ func (t *Trainer) hostView(ctx context.Context, b kernels.Buffer) (collective.Bu
 		return collective.Buffer{}, err
 	}
 	return collective.Buffer{Bytes: bytes, Type: b.Type()}, nil
+}
+
+// gatherViews are a gather's destination and this rank's part of it, after everything that was enqueued has run.
+func (t *Trainer) gatherViews(ctx context.Context, dst, part kernels.Buffer) (d, p collective.Buffer, err error) {
+	if d, err = t.hostView(ctx, dst); err != nil {
+		return d, p, err
+	}
+	bytes, err := part.Host()
+	return d, collective.Buffer{Bytes: bytes, Type: part.Type()}, err
 }

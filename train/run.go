@@ -37,10 +37,9 @@ type StepReport struct {
 	Metrics
 	Tokens  int           // of the global batch, counting in the loss or not
 	Elapsed time.Duration // since the commit before
-	// Reduced, Agreed, Updated are how long the phases took on this rank: computing and reducing, waiting for the records,
-	// updating and gathering.
-	Reduced, Updated time.Duration
-	SnapshotWait     time.Duration // what the checkpoint made the step before wait
+	// ReduceTime is computing, reducing and agreeing; UpdateTime updating and gathering; SnapshotTime what the checkpoint
+	// after the step before made this one wait.
+	ReduceTime, UpdateTime, SnapshotTime time.Duration
 }
 
 // Outcome says how a run ended without an error.
@@ -71,7 +70,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 	}
 	var handled uint64 // sequence number of the newest instruction carried out
 	last := time.Now()
-	var snapshotWait time.Duration
+	var snapshotTime time.Duration
 	for {
 		if r.StopAt > 0 && t.step >= r.StopAt {
 			out = Outcome{Step: t.step, Reason: fmt.Sprintf("stopped at step %d as asked", t.step)}
@@ -105,9 +104,9 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 		}
 		cursor = checkpoint.Cursor(batch.After)
 		now := time.Now()
-		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last), Reduced: reduced.Sub(began),
-			Updated: now.Sub(reduced), SnapshotWait: snapshotWait})
-		last, snapshotWait = now, 0
+		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last), ReduceTime: reduced.Sub(began),
+			UpdateTime: now.Sub(reduced), SnapshotTime: snapshotTime})
+		last, snapshotTime = now, 0
 		if err := ck.hear(ctx, c.Notes); err != nil {
 			return out, err
 		}
@@ -134,7 +133,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			if err := ck.begin(ctx, cursor); err != nil {
 				return out, err
 			}
-			snapshotWait = time.Since(now)
+			snapshotTime = time.Since(now)
 		}
 		if r.Eval != nil && r.EvalEvery > 0 && t.step%r.EvalEvery == 0 {
 			if err := t.evaluate(ctx, r); err != nil {

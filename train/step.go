@@ -68,6 +68,9 @@ func (t *Trainer) leaves(ctx context.Context, leaves Leaves) (Record, error) {
 		}
 		t.units[i].folded.Store(0)
 	}
+	if err := t.stream.Sync(ctx); err != nil {
+		return rec, err
+	}
 	for first := 0; first < leaves.Count; first += t.world {
 		leaf := first + t.rank
 		have := leaf < leaves.Count
@@ -193,11 +196,7 @@ func (t *Trainer) weights(unit int) kernels.Buffer {
 
 func (t *Trainer) gather(ctx context.Context, unit int) error {
 	u, s := &t.units[unit], t.slotOf(unit)
-	dst, err := t.hostView(ctx, s.wire.Slice(0, u.layout.PaddedElems()))
-	if err != nil {
-		return err
-	}
-	part, err := t.hostView(ctx, u.wirePart)
+	dst, part, err := t.gatherViews(ctx, s.wire.Slice(0, u.layout.PaddedElems()), u.wirePart)
 	if err != nil {
 		return err
 	}
@@ -251,11 +250,11 @@ func (t *Trainer) reduce(ctx context.Context, unit int, r round) error {
 	} else if err := t.awaitReduction(ctx, s); err != nil {
 		return err
 	}
-	acc, err := t.hostView(ctx, u.own(t.rank))
+	acc, err := u.own(t.rank).Host() // nothing that touches it has been enqueued since the step's beginning was synchronised
 	if err != nil {
 		return err
 	}
-	into := accumulator{acc: floats(acc.Bytes), fold: t.dev.Fold, folded: u.folded}
+	into := accumulator{acc: floats(acc), fold: t.dev.Fold, folded: u.folded}
 	s.reducing = t.group.ReduceScatter(ctx, u.Name, into, src, r.first, r.contributors)
 	return nil
 }
@@ -291,11 +290,7 @@ func (a accumulator) Fold(_, off int, src []byte, t kernels.DType) error {
 func (t *Trainer) gatherGradients(ctx context.Context) error {
 	for i := range t.units {
 		u := &t.units[i]
-		dst, err := t.hostView(ctx, u.acc)
-		if err != nil {
-			return err
-		}
-		part, err := t.hostView(ctx, u.own(t.rank))
+		dst, part, err := t.gatherViews(ctx, u.acc, u.own(t.rank))
 		if err != nil {
 			return err
 		}

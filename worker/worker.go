@@ -156,7 +156,7 @@ func (w *worker) join(ctx context.Context, g membership.Generation) (collective.
 	cfg := grpc.Config{Job: w.job.Name, Generation: g.Number, Rank: rank, Budget: int64(c.ReceiveBudgetBytes),
 		Deadline: seconds(c.DeadlineSeconds), Checksum: c.Checksum, ClientTLS: w.client.Credentials().Client(membership.RoleWorker)}
 	for _, m := range g.Members {
-		cfg.Peers = append(cfg.Peers, grpc.Peer{ID: m.ID, Addr: m.Addr})
+		cfg.Peers = append(cfg.Peers, grpc.Peer{ID: m.ID, Addr: m.Addr, Name: string(membership.RoleWorker)})
 	}
 	group, err := w.endpoint.Join(ctx, cfg)
 	if err != nil {
@@ -189,7 +189,7 @@ func (w *worker) train(ctx context.Context, g membership.Generation, group colle
 	if err != nil {
 		return train.Outcome{}, err
 	}
-	config, err := base.Config().HuggingFace()
+	config, err := base.Config().HuggingFace("f32")
 	if err != nil {
 		return train.Outcome{}, err
 	}
@@ -208,9 +208,16 @@ func (w *worker) train(ctx context.Context, g membership.Generation, group colle
 
 // fingerprint holds this worker's kernels to the job's: under sharding.exact: required another machine's bits are refused.
 func (w *worker) fingerprint(ctx context.Context, g membership.Generation, rank int, backend kernels.Backend, dec *model.Decoder, o train.Options) (string, error) {
-	own, err := kernels.Fingerprint(ctx, backend, train.FingerprintCases(dec, o))
+	cases, err := train.FingerprintCases(dec, o)
 	if err != nil {
-		return "", fmt.Errorf("fingerprint of the kernels: %w", err)
+		return "", err
+	}
+	own, each, err := kernels.Fingerprint(ctx, backend, cases)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range each {
+		w.o.Log.Debug("fingerprint", "case", c.Name, "sum", c.Sum)
 	}
 	want, of, err := w.session.StoreFingerprint(ctx, g.Number, rank, own)
 	if err != nil {

@@ -108,7 +108,7 @@ func (m *membership) callOnce(ctx context.Context, r int) (err error) {
 	var identity identityGuard
 	creds := insecure.NewCredentials()
 	if m.cfg.ClientTLS != nil {
-		c, err := clientTLS(m.cfg.ClientTLS, m.cfg.Peers[r].ID)
+		c, err := clientTLS(m.cfg.ClientTLS, m.cfg.Peers[r].certificateName())
 		if err != nil {
 			return err
 		}

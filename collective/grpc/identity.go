@@ -12,17 +12,17 @@ import (
 // errIdentity means that a peer's certificate is not the one of the worker it should be.
 var errIdentity = errors.New("wrong identity")
 
-// checkIdentity checks that the certificate names the worker id, as its common name or as
+// checkIdentity checks that the certificate names the worker, as its common name or as
 // one of its DNS names.
-func checkIdentity(certs []*x509.Certificate, id string) error {
+func checkIdentity(certs []*x509.Certificate, name string) error {
 	if len(certs) == 0 {
-		return fmt.Errorf("%w: no certificate, want one of worker %q", errIdentity, id)
+		return fmt.Errorf("%w: no certificate, want one of worker %q", errIdentity, name)
 	}
 	c := certs[0]
-	if c.Subject.CommonName == id || slices.Contains(c.DNSNames, id) {
+	if c.Subject.CommonName == name || slices.Contains(c.DNSNames, name) {
 		return nil
 	}
-	return fmt.Errorf("%w: a certificate of %q, want one of worker %q", errIdentity, c.Subject.CommonName, id)
+	return fmt.Errorf("%w: a certificate of %q, want one of worker %q", errIdentity, c.Subject.CommonName, name)
 }
 
 // serverTLS is how this rank is called: every caller shows a certificate of the job's

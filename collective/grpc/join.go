@@ -21,8 +21,18 @@ const DefaultDeadline = time.Minute
 
 // Peer is one member of a generation.
 type Peer struct {
-	ID   string // worker id, as its certificate names it
+	ID   string // worker id
 	Addr string // host:port of its Endpoint
+	// Name is what its certificate says, as common name or DNS name. "" means ID; workers that share the key pair of
+	// a job's workers have the name of that role.
+	Name string
+}
+
+func (p Peer) certificateName() string {
+	if p.Name == "" {
+		return p.ID
+	}
+	return p.Name
 }
 
 // Config says which generation to join, and as whom.

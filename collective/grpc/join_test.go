@@ -95,7 +95,7 @@ func TestTLSIdentity(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = ep.Close() })
 			eps[r] = ep
-			peers = append(peers, Peer{workerID(r), ep.Addr()})
+			peers = append(peers, Peer{ID: workerID(r), Addr: ep.Addr()})
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -271,7 +271,7 @@ func TestJoinNamesTheMissing(t *testing.T) {
 }
 
 func TestConfigValidate(t *testing.T) {
-	err := Config{Rank: 3, Peers: []Peer{{"a", "x:1"}, {"a", "x:2"}, {"", ""}}}.Validate()
+	err := Config{Rank: 3, Peers: []Peer{{ID: "a", Addr: "x:1"}, {ID: "a", Addr: "x:2"}, {}}}.Validate()
 	want := "job: empty\nrank: 3 of 3 peers: want a rank below their number\npeers[1]: id \"a\" is rank 0's too\npeers[2]: id \"\", address \"\": want both"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)

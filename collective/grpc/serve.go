@@ -121,7 +121,7 @@ func (m *membership) admit(h *pb.CollectiveHello, auth credentials.AuthInfo) (ra
 		if !ok {
 			return refuse(codes.Unauthenticated, "no TLS")
 		}
-		if err := checkIdentity(t.State.PeerCertificates, id); err != nil {
+		if err := checkIdentity(t.State.PeerCertificates, m.cfg.Peers[rank].certificateName()); err != nil {
 			return refuse(codes.PermissionDenied, "rank %d: %v", rank, err)
 		}
 	}
