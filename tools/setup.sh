@@ -17,7 +17,7 @@ need() {
 
 have() { command -v "$1"; }
 # The matrix products' library is opened at run time; without it slower ones of our own are used.
-onednn() { ldconfig -p | grep -q 'libdnnl\.so' || /sbin/ldconfig -p | grep -q 'libdnnl\.so'; }
+onednn() { [[ $(PATH=$PATH:/sbin:/usr/sbin ldconfig -p) == *libdnnl.so* ]]; }
 
 command -v go >/dev/null || {
 	echo "setup: go is missing: install the version in go.mod or newer from https://go.dev/dl" >&2
