@@ -68,11 +68,11 @@ const (
 
 // Validate reports every fault at once, each by its config.json name.
 func (c Config) Validate() error {
-	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	var all faults
+	fault := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }
 
 	if c.Architecture != Llama && c.Architecture != Mistral {
-		faults = append(faults, unsupportedArchitecture(c.Architecture))
+		all = append(all, unsupportedArchitecture(c.Architecture))
 	}
 	for _, f := range []struct {
 		name     string
@@ -112,29 +112,29 @@ func (c Config) Validate() error {
 		fault("rope_theta: %v: want a number above 1", c.RopeTheta)
 	}
 	if c.RopeScaling != nil {
-		faults = append(faults, c.RopeScaling.faults()...)
+		all = append(all, c.RopeScaling.faults()...)
 	}
-	faults = append(faults, c.tokenFaults()...)
-	return errors.Join(faults...)
+	all = append(all, c.tokenFaults()...)
+	return all.orNil()
 }
 
 // tokenFaults checks the special token ids against the vocabulary.
-func (c Config) tokenFaults() []error {
-	var faults []error
+func (c Config) tokenFaults() faults {
+	var all faults
 	check := func(name string, id, min int) {
 		if id < min || id >= c.Vocab {
-			faults = append(faults, fmt.Errorf("%s: %d: not in the vocabulary of %d", name, id, c.Vocab))
+			all = append(all, fmt.Errorf("%s: %d: not in the vocabulary of %d", name, id, c.Vocab))
 		}
 	}
 	check("bos_token_id", c.BOS, -1)
 	check("pad_token_id", c.Pad, -1)
 	if len(c.EOS) > maxEOS {
-		return append(faults, fmt.Errorf("eos_token_id: %d ids: want at most %d", len(c.EOS), maxEOS))
+		return append(all, fmt.Errorf("eos_token_id: %d ids: want at most %d", len(c.EOS), maxEOS))
 	}
 	for _, id := range c.EOS {
 		check("eos_token_id", id, 0)
 	}
-	return faults
+	return all
 }
 
 func unsupportedArchitecture(name string) error {

@@ -111,6 +111,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{with(`"hidden_size": "wide"`), "config.json: hidden_size: string: want an integer", false},
 		{with(`"num_key_value_heads": 1.5`), "config.json: num_key_value_heads: number 1.5: want an integer", false},
 		{with(`"rope_scaling": {"factor": "2"}`), "config.json: rope_scaling.factor: string: want a number", false},
+		{with(`"head_dim": 63, "rope_theta": 0`), "head_dim: 63: want an even number: rotary positions turn pairs; rope_theta: 0: want", false},
 		{`{"model_type": "llama", "hidden_size": 4}`, "missing vocab_size, num_hidden_layers, num_attention_heads, intermediate_size", false},
 		{with(`"num_attention_heads": 0`), "num_attention_heads: 0: want at least 1", false},
 		{with(`"num_hidden_layers": 1000000000`), "num_hidden_layers: 1000000000: want 1 to 4096", false},
@@ -138,8 +139,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		{with(`"rope_parameters": {"full_attention": {}}`), "rope_parameters: one entry per kind of layer", unsupported},
 	} {
 		_, err := spec.ParseConfig([]byte(tt.in))
-		if err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s\ngot error %v\nwant one with %q", tt.in, err, tt.want)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s\ngot error %v\nwant one line with %q", tt.in, err, tt.want)
 			continue
 		}
 		if got := errors.Is(err, spec.ErrUnsupported); got != tt.unsupported {

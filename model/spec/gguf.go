@@ -77,10 +77,10 @@ func fromGGUF(f *gguf.File) (Config, error) {
 
 // unsupported names every setting that the decoder does not have.
 func (m *ggufReader) unsupported(c Config) error {
-	var faults []error
+	var all faults
 	only := func(key string, want int) {
 		if got := m.intOr(key, want); m.err == nil && got != want {
-			faults = append(faults, fmt.Errorf("%w: metadata %s: %d: want %d", ErrUnsupported, key, got, want))
+			all = append(all, fmt.Errorf("%w: metadata %s: %d: want %d", ErrUnsupported, key, got, want))
 		}
 	}
 	only("llama.expert_count", 0)
@@ -88,9 +88,12 @@ func (m *ggufReader) unsupported(c Config) error {
 	only("llama.rope.dimension_count", c.HeadWidth)
 	only("split.count", min(1, m.intOr("split.count", 1)))
 	if m.meta.Has("llama.attention.scale") {
-		faults = append(faults, fmt.Errorf("%w: metadata llama.attention.scale: want none", ErrUnsupported))
+		all = append(all, fmt.Errorf("%w: metadata llama.attention.scale: want none", ErrUnsupported))
 	}
-	return errors.Join(append(faults, m.err)...)
+	if m.err != nil {
+		all = append(all, m.err)
+	}
+	return all.orNil()
 }
 
 // rope reads the rotary scaling: by name, or as Llama 3's factors in a tensor.

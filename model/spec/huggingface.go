@@ -169,9 +169,9 @@ func (f configFile) architecture() (string, error) {
 
 // unsupported names every setting that the decoder does not have.
 func (f configFile) unsupported() error {
-	var faults []error
+	var all faults
 	refuse := func(format string, args ...any) {
-		faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrUnsupported}, args...)...))
+		all = append(all, fmt.Errorf("%w: "+format, append([]any{ErrUnsupported}, args...)...))
 	}
 	if f.Activation != nil && *f.Activation != "silu" && *f.Activation != "swish" {
 		refuse("hidden_act: %q: want silu", *f.Activation)
@@ -211,7 +211,7 @@ func (f configFile) unsupported() error {
 			refuse("%s: one entry per kind of layer: want one for all", r.name)
 		}
 	}
-	return errors.Join(faults...)
+	return all.orNil()
 }
 
 // config applies transformers' defaults; the sizes have none.

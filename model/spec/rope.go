@@ -24,20 +24,20 @@ type RopeScaling struct {
 	OriginalMaxPositions int
 }
 
-func (s RopeScaling) faults() []error {
-	var faults []error
+func (s RopeScaling) faults() faults {
+	var all faults
 	fault := func(format string, args ...any) {
-		faults = append(faults, fmt.Errorf("rope_scaling: "+format, args...))
+		all = append(all, fmt.Errorf("rope_scaling: "+format, args...))
 	}
 	if s.Type != RopeLinear && s.Type != RopeLlama3 {
-		faults = append(faults, fmt.Errorf("%w: rope_scaling: rope_type %q: want one of %s, %s", ErrUnsupported, s.Type, RopeLinear, RopeLlama3))
-		return faults
+		all = append(all, fmt.Errorf("%w: rope_scaling: rope_type %q: want one of %s, %s", ErrUnsupported, s.Type, RopeLinear, RopeLlama3))
+		return all
 	}
 	if !(s.Factor >= 1 && s.Factor <= math.MaxFloat32) {
 		fault("factor: %v: want a number of at least 1", s.Factor)
 	}
 	if s.Type == RopeLinear {
-		return faults
+		return all
 	}
 	if !(s.LowFreqFactor > 0 && s.LowFreqFactor <= math.MaxFloat32) {
 		fault("low_freq_factor: %v: want a number above 0", s.LowFreqFactor)
@@ -48,7 +48,7 @@ func (s RopeScaling) faults() []error {
 	if s.OriginalMaxPositions < 1 || s.OriginalMaxPositions > maxPositions {
 		fault("original_max_position_embeddings: %d: want 1 to %d", s.OriginalMaxPositions, maxPositions)
 	}
-	return faults
+	return all
 }
 
 // InvFreq is the rotary frequencies in radians per token, [K/2] f32: pair i of a head,
