@@ -55,8 +55,9 @@ func (d *Decoder) ops(b, t int) ([]kernels.Op, error) {
 		if n > p.head.chunk && n+p.head.chunk <= roundRows(rows) {
 			continue // its products have shapes that another number of rows has too
 		}
-		d.head.forward(prog, p.last, params(head), p.head, p.tmp, rows, n)
-		d.head.backward(prog, p.last, params(head), Grads{Unit: grads[head], Embedding: grads[0]}, p.dx, p.head, p.tmp, rows, n, 1)
+		run := p.headRun(prog, params(head), n)
+		run.forward()
+		run.backward(Grads{Unit: grads[head], Embedding: grads[0]}, p.dx, 1)
 	}
 	if prog.err != nil {
 		return nil, prog.err

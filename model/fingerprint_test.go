@@ -22,7 +22,7 @@ func (r recording) Launch(op kernels.Op) error {
 // rows to and from the head come in more shapes than that: a copy has no bits of its own.
 func TestFingerprintCasesCoverAStep(t *testing.T) {
 	for _, name := range []string{"preset://tiny", "preset://tiny-untied"} {
-		for _, most := range []int{chunkLogits, 64 * 257} { // one chunk, chunks of 64 rows
+		for _, most := range []int{mostLogits, 64 * 257} { // one chunk, chunks of 64 rows
 			d := tiny(t, name, kernels.BF16)
 			d.head.most = most
 			const b, tokens = 3, 50

@@ -14,12 +14,12 @@ type head struct {
 	norm norm
 	out  linear // in the embedding's unit when tied, else in the head's
 	tied bool
-	// most is the most logits at a time: chunkLogits.
+	// most is the most logits at a time: mostLogits.
 	most int
 }
 
 func newHead(cfg spec.Config, u spec.Unit) head {
-	h := head{norm: newNorm(u, spec.NormName, cfg.NormEps), tied: cfg.Tied, most: chunkLogits}
+	h := head{norm: newNorm(u, spec.NormName, cfg.NormEps), tied: cfg.Tied, most: mostLogits}
 	if h.tied {
 		h.out = linear{out: cfg.Vocab, in: cfg.Width}
 	} else {
@@ -47,10 +47,10 @@ const (
 	// rowGranule is what the number of counted rows is rounded up to, so that the products have few
 	// shapes whatever the labels are. The rows that are added have label -1.
 	rowGranule = 32
-	// chunkLogits is the most logits at a time. Each chunk after the first reads and writes the whole
+	// mostLogits is the most logits at a time. Each chunk after the first reads and writes the whole
 	// gradient of the output matrix once more, so small chunks are slow: 8 Mi, 32 MiB of f32, are 160 rows
 	// of a vocabulary of 49,152, where that traffic is a seventh of the chunk's products.
-	chunkLogits = 8 << 20
+	mostLogits = 8 << 20
 )
 
 // roundRows is rows, rounded up to the granule.
@@ -98,58 +98,63 @@ func takeHead(g *grabber, h head, act kernels.DType, rows int, train bool) headB
 	return b
 }
 
-// gather is the normed rows, n of them, of x: [rows,D].
-func (h head) gather(p *program, x kernels.Buffer, w Params, b headBuffers, s scratch, rows, n int) {
-	d := h.out.in
-	h.norm.forward(p, s.normed, s.rstd, x, w.Unit, rows)
-	p.do(kernels.Embedding{Y: b.hidden.Slice(0, n*d), Table: s.normed, IDs: b.rows.Slice(0, n), Rows: n, V: rows, D: d})
+// headRun is one computation of the head.
+type headRun struct {
+	head
+	*program
+	buf     headBuffers
+	tmp     scratch
+	x       kernels.Buffer // [rows,D] act: the last block's output
+	w       Params
+	rows, n int // n of the rows count, the granule's padding included
 }
 
-// eachChunk calls f with the ranges [lo,hi) of n rows.
-func (b headBuffers) eachChunk(n int, f func(lo, hi int)) {
-	for lo := 0; lo < n; lo += b.chunk {
-		f(lo, min(lo+b.chunk, n))
-	}
+// gather makes buf.hidden: the normed rows that count.
+func (r headRun) gather() {
+	d := r.out.in
+	r.norm.forward(r.program, r.tmp.normed, r.tmp.rstd, r.x, r.w.Unit, r.rows)
+	r.do(kernels.Embedding{Y: r.buf.hidden.Slice(0, r.n*d), Table: r.tmp.normed, IDs: r.buf.rows.Slice(0, r.n), Rows: r.n, V: r.rows, D: d})
 }
 
-// forward leaves the losses of the n rows that count in b.loss.
-func (h head) forward(p *program, x kernels.Buffer, w Params, b headBuffers, s scratch, rows, n int) {
-	if n == 0 {
-		return
-	}
-	h.gather(p, x, w, b, s, rows, n)
-	b.eachChunk(n, func(lo, hi int) {
-		logits := h.logits(p, w, b, lo, hi)
-		p.do(kernels.CrossEntropy{Loss: b.loss.Slice(lo, hi), Logits: logits, Labels: b.labels.Slice(lo, hi), Rows: hi - lo, V: h.out.out})
-	})
-}
-
-// logits are those of the gathered rows [lo,hi), a chunk at most.
-func (h head) logits(p *program, w Params, b headBuffers, lo, hi int) kernels.Buffer {
-	logits := b.logits.Slice(0, (hi-lo)*h.out.out)
-	h.out.forward(p, logits, b.hidden.Slice(lo*h.out.in, hi*h.out.in), h.weights(w), hi-lo)
+// chunkLogits are the logits of the gathered rows [lo,hi), a chunk at most.
+func (r headRun) chunkLogits(lo, hi int) kernels.Buffer {
+	logits := r.buf.logits.Slice(0, (hi-lo)*r.out.out)
+	r.out.forward(r.program, logits, r.buf.hidden.Slice(lo*r.out.in, hi*r.out.in), r.weights(r.w), hi-lo)
 	return logits
 }
 
-// backward leaves the losses in b.loss, scale times the gradient of x in dx, and that of the weights in g.
-func (h head) backward(p *program, x kernels.Buffer, w Params, g Grads, dx kernels.Buffer, b headBuffers, s scratch, rows, n int, scale float32) {
-	d, v := h.out.in, h.out.out
-	if n == 0 {
-		p.do(kernels.Fill{Dst: h.norm.of(g.Unit)})
-		p.do(kernels.Fill{Dst: h.out.of(h.grads(g))})
-		p.do(kernels.Fill{Dst: dx})
+// forward leaves the losses of the rows that count in buf.loss.
+func (r headRun) forward() {
+	if r.n == 0 {
 		return
 	}
-	h.gather(p, x, w, b, s, rows, n)
-	b.eachChunk(n, func(lo, hi int) {
-		logits := h.logits(p, w, b, lo, hi)
-		dlogits := b.dlogits.Slice(0, (hi-lo)*v)
-		p.do(kernels.CrossEntropy{Loss: b.loss.Slice(lo, hi), DLogits: dlogits, Logits: logits, Labels: b.labels.Slice(lo, hi),
-			Rows: hi - lo, V: v, Scale: scale})
-		h.out.backwardWeight(p, h.grads(g), dlogits, b.hidden.Slice(lo*d, hi*d), hi-lo, lo > 0)
-		h.out.backwardInput(p, b.dhidden.Slice(lo*d, hi*d), dlogits, h.weights(w), hi-lo)
-	})
-	p.do(kernels.Fill{Dst: b.dhidden.Slice(n*d, (n+1)*d)})
-	p.do(kernels.Embedding{Y: s.delta, Table: b.dhidden.Slice(0, (n+1)*d), IDs: b.back, Rows: rows, V: n + 1, D: d})
-	h.norm.backward(p, dx, g.Unit, s.delta, x, s.rstd, w.Unit, rows)
+	r.gather()
+	for lo := 0; lo < r.n; lo += r.buf.chunk {
+		hi := min(lo+r.buf.chunk, r.n)
+		r.do(kernels.CrossEntropy{Loss: r.buf.loss.Slice(lo, hi), Logits: r.chunkLogits(lo, hi), Labels: r.buf.labels.Slice(lo, hi),
+			Rows: hi - lo, V: r.out.out})
+	}
+}
+
+// backward leaves the losses in buf.loss, scale times the gradient of x in dx, and that of the weights in g.
+func (r headRun) backward(g Grads, dx kernels.Buffer, scale float32) {
+	if r.n == 0 {
+		r.do(kernels.Fill{Dst: r.norm.of(g.Unit)})
+		r.do(kernels.Fill{Dst: r.out.of(r.grads(g))})
+		r.do(kernels.Fill{Dst: dx})
+		return
+	}
+	r.gather()
+	d, v := r.out.in, r.out.out
+	for lo := 0; lo < r.n; lo += r.buf.chunk {
+		hi := min(lo+r.buf.chunk, r.n)
+		dlogits := r.buf.dlogits.Slice(0, (hi-lo)*v)
+		r.do(kernels.CrossEntropy{Loss: r.buf.loss.Slice(lo, hi), DLogits: dlogits, Logits: r.chunkLogits(lo, hi),
+			Labels: r.buf.labels.Slice(lo, hi), Rows: hi - lo, V: v, Scale: scale})
+		r.out.backwardWeight(r.program, r.grads(g), dlogits, r.buf.hidden.Slice(lo*d, hi*d), hi-lo, lo > 0)
+		r.out.backwardInput(r.program, r.buf.dhidden.Slice(lo*d, hi*d), dlogits, r.weights(r.w), hi-lo)
+	}
+	r.do(kernels.Fill{Dst: r.buf.dhidden.Slice(r.n*d, (r.n+1)*d)})
+	r.do(kernels.Embedding{Y: r.tmp.delta, Table: r.buf.dhidden.Slice(0, (r.n+1)*d), IDs: r.buf.back, Rows: r.rows, V: r.n + 1, D: d})
+	r.norm.backward(r.program, dx, g.Unit, r.tmp.delta, r.x, r.tmp.rstd, r.w.Unit, r.rows)
 }

@@ -137,7 +137,7 @@ func (p *Pass) Forward(s kernels.Stream, unit int, w Params) error {
 		p.d.block.finish(prog, p.output(unit), w.Unit, b, p.tmp, rows)
 		p.holds = unit - 1
 	case spec.Head:
-		p.d.head.forward(prog, p.last, w, p.head, p.tmp, rows, len(p.counted))
+		p.headRun(prog, w, len(p.counted)).forward()
 		p.losses = true
 	}
 	if prog.err != nil {
@@ -169,7 +169,7 @@ func (p *Pass) Backward(s kernels.Stream, unit int, w Params, g Grads) error {
 	prog, rows := &program{s: s}, p.Rows()
 	switch u.Kind {
 	case spec.Head:
-		p.d.head.backward(prog, p.last, w, g, p.dx, p.head, p.tmp, rows, len(p.counted), p.scale)
+		p.headRun(prog, w, len(p.counted)).backward(g, p.dx, p.scale)
 		p.losses = true
 	case spec.Block:
 		b := p.blocks[unit-1]
@@ -191,6 +191,10 @@ func (p *Pass) Backward(s kernels.Stream, unit int, w Params, g Grads) error {
 	p.back--
 	p.next = len(p.d.units)
 	return nil
+}
+
+func (p *Pass) headRun(prog *program, w Params, n int) headRun {
+	return headRun{head: p.d.head, program: prog, buf: p.head, tmp: p.tmp, x: p.last, w: w, rows: p.Rows(), n: n}
 }
 
 // Losses returns each row's loss, [B*T], not scaled, 0 where the label is -1. It waits for the
@@ -234,8 +238,9 @@ func (p *Pass) Logits(ctx context.Context, s kernels.Stream, w Params, rows []in
 			return nil, fmt.Errorf("logits: %w", err)
 		}
 		prog := &program{s: s}
-		p.d.head.gather(prog, p.last, w, p.head, p.tmp, p.Rows(), n)
-		logits := p.d.head.logits(prog, w, p.head, 0, n)
+		run := p.headRun(prog, w, n)
+		run.gather()
+		logits := run.chunkLogits(0, n)
 		if prog.err != nil {
 			return nil, fmt.Errorf("logits: %w", prog.err)
 		}

@@ -192,12 +192,12 @@ func TestLossesStandInTheirRows(t *testing.T) {
 func TestChunkRows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rows, vocab := rapid.IntRange(1, 5000).Draw(t, "rows"), rapid.IntRange(1, 300000).Draw(t, "vocab")
-		c := chunkRows(rows, vocab, chunkLogits)
+		c := chunkRows(rows, vocab, mostLogits)
 		if c%rowGranule != 0 || c < 1 {
 			t.Fatalf("chunk of %d rows: want a multiple of %d", c, rowGranule)
 		}
-		if c > rowGranule && c*vocab > chunkLogits {
-			t.Fatalf("chunk of %d rows has %d logits, want at most %d", c, c*vocab, chunkLogits)
+		if c > rowGranule && c*vocab > mostLogits {
+			t.Fatalf("chunk of %d rows has %d logits, want at most %d", c, c*vocab, mostLogits)
 		}
 		chunks := (roundRows(rows) + c - 1) / c
 		if c-rowGranule > 0 && (c-rowGranule)*chunks >= roundRows(rows) {
