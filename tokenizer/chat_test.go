@@ -238,3 +238,9 @@ func TestNowIsGiven(t *testing.T) {
 		}
 	}
 }
+
+var today = time.Date(2024, 7, 26, 0, 0, 0, 0, time.UTC)
+
+func dictsOf(question, answer string) []*jinja.Dict {
+	return []*jinja.Dict{Message("user", question), Message("assistant", answer)}
+}
