@@ -37,31 +37,33 @@ func (r *run) conclude(ctx context.Context, end *ending, rec *record) (exit int,
 	}
 	o, kept := end.outcome, checkpointStep(v)
 	fields := map[string]string{"step": fmt.Sprint(o.Step), "checkpoint_step": fmt.Sprint(kept)}
+	resume, words := "", "no checkpoint was kept"
 	if kept > 0 && o.State != store.StateDone {
-		fields["resume"] = resumeLine(v.Run)
-	}
-	keptWords := "no checkpoint was kept"
-	if kept > 0 {
-		keptWords = fmt.Sprintf("the checkpoint of step %d is kept; to go on from it: %s", kept, resumeLine(v.Run))
+		resume, words = resumeLine(v.Run), fmt.Sprintf("the checkpoint of step %d is kept; to go on from it:", kept)
+		fields["resume"] = resume
 	}
 	switch o.State {
 	case store.StateDone:
 		rec.event("done", fmt.Sprintf("done after step %d: %s", o.Step, shown(v.Run.Dir)), "", fields)
 		return ExitDone, nil
 	case store.StateStopped:
-		rec.event("stopped", fmt.Sprintf("stopped after step %d; %s", o.Step, keptWords), o.Message, fields)
+		rec.event("stopped", fmt.Sprintf("stopped after step %d; %s", o.Step, words), o.Message, fields)
 		return ExitDone, nil
 	case store.StateInterrupted:
-		rec.event("stopped", fmt.Sprintf("interrupted; %s", keptWords), o.Message, fields)
+		rec.event("stopped", "interrupted; "+words, o.Message, fields)
 		if kept > 0 {
 			return ExitInterrupted, nil
 		}
 		return ExitFailed, errors.New("interrupted before there was a checkpoint")
 	}
 	rec.event("failed", o.Message, "", fields)
-	message := o.Message
+	lines := []string{o.Message}
 	if end.detail != "" {
-		message += "\n" + end.detail
+		lines = append(lines, end.detail)
 	}
-	return ExitFailed, fmt.Errorf("%s\n%s", message, keptWords)
+	lines = append(lines, words)
+	if resume != "" {
+		lines = append(lines, resume)
+	}
+	return ExitFailed, errors.New(strings.Join(lines, "\n"))
 }

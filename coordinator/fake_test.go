@@ -18,6 +18,7 @@ import (
 	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/job"
 	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/model/spec"
 	"github.com/zerofleet/zerofleet/telemetry"
 )
 
@@ -227,15 +228,33 @@ func (f *fakeRun) checkpoint(rank int, step uint64) error {
 	return err
 }
 
-// manifest writes a checkpoint of one number, the step.
+// manifest writes a checkpoint of the right shape, in which every number is the step.
 func (f *fakeRun) manifest(step uint64) (*checkpoint.Manifest, []byte, error) {
+	config, err := spec.Preset(strings.TrimPrefix(f.job.Model.Base, spec.PresetScheme))
+	if err != nil {
+		return nil, nil, err
+	}
+	model, err := config.HuggingFace("f32")
+	if err != nil {
+		return nil, nil, err
+	}
 	m := &checkpoint.Manifest{
 		Version: checkpoint.Version, Job: f.job.Name, Step: int64(step), OptimizerStep: int64(step), Generation: f.g.Number, World: 1, LossScale: 1,
-		Fingerprint: "same bits", Model: []byte(`{}`),
-		Units: []checkpoint.Unit{{Name: "all", Elems: 1, Tensors: []checkpoint.Tensor{{Name: "w", Shape: []int{1}}}}},
+		Fingerprint: "same bits", Model: model,
 	}
-	one := []float32{float32(step)}
-	ranges := []checkpoint.Range{{Unit: "all", Fields: [checkpoint.Fields][]float32{one, one, one}}}
+	var ranges []checkpoint.Range
+	for _, u := range config.Units() {
+		unit := checkpoint.Unit{Name: u.Name, Elems: u.Elems}
+		for _, t := range u.Tensors {
+			unit.Tensors = append(unit.Tensors, checkpoint.Tensor{Name: t.Name, Shape: t.Shape, Offset: t.Offset})
+		}
+		m.Units = append(m.Units, unit)
+		values := make([]float32, unit.Elems)
+		for i := range values {
+			values[i] = float32(step)
+		}
+		ranges = append(ranges, checkpoint.Range{Unit: u.Name, Fields: [checkpoint.Fields][]float32{values, values, values}})
+	}
 	part, err := checkpoint.WritePart(f.ctx, checkpoint.Dir(f.job.Checkpoint.Store), m, 0, ranges)
 	if err != nil {
 		return nil, nil, err

@@ -99,7 +99,7 @@ func launch(ctx context.Context, o Options, view *feed) (exit int, err error) {
 			return 0, err
 		}
 	}
-	p, err := prepare(ctx, o, j, dir, state)
+	p, err := prepareUnlessInterrupted(ctx, o, j, dir, state)
 	if err != nil {
 		return 0, err
 	}

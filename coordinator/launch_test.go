@@ -202,6 +202,7 @@ func TestLaunchRunsAJobToItsEnd(t *testing.T) {
 	for name, mode := range map[string]fs.FileMode{
 		"control.json": 0o600, "tls/worker.key": 0o600, "tls/worker.pem": 0o600, "job.resolved.yaml": 0o644, "metrics.jsonl": 0o644,
 		"events.jsonl": 0o644, "logs/worker-0.log": 0o644, "logs/worker-1.log": 0o644,
+		"model/model.safetensors": 0o644, "model/config.json": 0o644, "model/tokenizer.json": 0o644,
 	} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil || info.Mode().Perm() != mode {

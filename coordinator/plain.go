@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/zerofleet/zerofleet/membership"
 )
@@ -50,6 +51,10 @@ func (p *Plain) Event(e Event) {
 	why := ""
 	if e.Why != "" {
 		why = " (" + e.Why + ")"
+	}
+	if resume := e.Fields["resume"]; resume != "" { // a line of its own, to copy
+		fmt.Fprintf(p.w, "%s%s\n%s\n", from, strings.TrimSuffix(e.What, ":")+why+":", resume)
+		return
 	}
 	fmt.Fprintf(p.w, "%s%s%s\n", from, e.What, why)
 }

@@ -2,13 +2,15 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
+	"github.com/zerofleet/zerofleet/data"
 	"github.com/zerofleet/zerofleet/job"
 	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/plan"
 	"github.com/zerofleet/zerofleet/source"
+	"github.com/zerofleet/zerofleet/worker/inputs"
 )
 
 // prepared is a job that can start: everything about it that could be known to be wrong has been looked at.
@@ -21,7 +23,31 @@ type prepared struct {
 	notes       []string            // what the user should know
 }
 
-// prepare checks a job and pins what it names. It writes nothing but downloads into the cache.
+// prepareUnlessInterrupted is prepare, given up at the user's first Ctrl-C: nothing is running yet.
+func prepareUnlessInterrupted(ctx context.Context, o Options, j *job.Job, dir string, state folderState) (*prepared, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	listening := make(chan struct{})
+	defer func() {
+		cancel(nil)
+		<-listening
+	}()
+	go func() {
+		defer close(listening)
+		select {
+		case <-o.Interrupts:
+			cancel(errors.New("interrupted before anything was started"))
+		case <-ctx.Done():
+		}
+	}()
+	p, err := prepare(ctx, o, j, dir, state)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return p, err
+}
+
+// prepare checks a job and pins what it names: sources, model, tokenizer, data, and whether it fits this machine. It writes
+// nothing but downloads into the cache.
 func prepare(ctx context.Context, o Options, j *job.Job, dir string, state folderState) (*prepared, error) {
 	digests, err := digest(ctx, j)
 	if err != nil {
@@ -32,6 +58,9 @@ func prepare(ctx context.Context, o Options, j *job.Job, dir string, state folde
 		return nil, err
 	}
 	p := &prepared{resolved: resolved, fingerprint: resolved.Pins().Fingerprint}
+	if err := p.open(ctx, j); err != nil {
+		return nil, err
+	}
 	if o.Resume != "" {
 		if err := p.resume(ctx, o.Resume, dir, state); err != nil {
 			return nil, err
@@ -41,16 +70,41 @@ func prepare(ctx context.Context, o Options, j *job.Job, dir string, state folde
 	return p, nil
 }
 
+// open reads everything as a worker will, so that what is wrong with it is found here, and plans the memory.
+func (p *prepared) open(ctx context.Context, j *job.Job) error {
+	m, err := inputs.OpenModel(ctx, j)
+	if err != nil {
+		return faultOf(ctx, j, "model", err)
+	}
+	defer m.Close()
+	train, eval, err := inputs.OpenData(ctx, j, m.Tokenizer)
+	if err != nil {
+		return faultOf(ctx, j, "data", err)
+	}
+	for _, d := range []*data.Dataset{train, eval} {
+		if d == nil {
+			continue
+		}
+		for _, s := range d.Stats() {
+			p.notes = append(p.notes, s.String())
+		}
+	}
+	made, err := plan.Make(j, m.Config(), plan.Local())
+	if err == nil {
+		err = made.Err()
+	}
+	if err != nil {
+		return badInput{err}
+	}
+	p.notes = append(p.notes, made.Why)
+	p.resolved = p.resolved.Settle(made.Stage, made.Recompute)
+	return nil
+}
+
 // digest finds what the job's sources hold.
 func digest(ctx context.Context, j *job.Job) (job.Digests, error) {
 	var d job.Digests
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = filepath.Join(os.TempDir(), "cache")
-	}
-	hub := source.Options{
-		Endpoint: os.Getenv("HF_ENDPOINT"), Token: os.Getenv("HF_TOKEN"), CacheDir: filepath.Join(cache, "zerofleet"),
-	}
+	hub := inputs.Hub()
 	m, err := source.Model(ctx, j.Model.Base, hub)
 	if err != nil {
 		return d, faultOf(ctx, j, "model.base", err)

@@ -77,6 +77,9 @@ func sameRun(o Options, run store.Run) error {
 	if err != nil {
 		return bad("%s is still running with another job: %w", shown(run.Dir), err)
 	}
+	stage, _ := was.Sharding.Stage.Number() // what the plan was asked for is settled in a resolved job
+	recompute, _ := was.Train.GradientCheckpointing.Bool()
+	is = is.Settle(stage, recompute)
 	var changed []string
 	for _, c := range job.Diff(&job.Resolved{Job: *was}, is) {
 		changed = append(changed, c.String())

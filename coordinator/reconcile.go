@@ -295,6 +295,12 @@ func (r *reconciler) end(ctx context.Context, v store.View, now time.Time) (agai
 		}
 	}
 	if left == 0 {
+		if r.ending.outcome.State == store.StateDone {
+			if err := r.result(ctx, v); err != nil {
+				r.ending.outcome.State = store.StateFailed
+				r.ending.outcome.Message = fmt.Sprintf("trained to step %d, but the model is not written: %v", r.ending.outcome.Step, err)
+			}
+		}
 		r.ending.outcome.Time = now
 		if err := r.leader.PutOutcome(ctx, r.ending.outcome); err != nil {
 			return time.Time{}, err

@@ -125,18 +125,9 @@ func (c *Client) connection(relocate bool) (*grpc.ClientConn, error) {
 	if c.conn != nil && at.Addr == c.at.Addr && at.Token == c.at.Token {
 		return c.conn, nil
 	}
-	conn, err := grpc.NewClient("passthrough:///"+at.Addr,
-		grpc.WithTransportCredentials(credentials.NewTLS(at.Credentials.Client(RoleCoordinator))),
-		grpc.WithPerRPCCredentials(bearer(at.Token)),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: KeepaliveTime, Timeout: KeepaliveTime, PermitWithoutStream: true}),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           grpcbackoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: 2 * time.Second,
-		}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
-	)
+	conn, err := at.Connect()
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", at.Addr, err)
+		return nil, err
 	}
 	if c.conn != nil {
 		c.log.Info("coordinator has moved", "from", c.at.Addr, "to", at.Addr)
@@ -145,6 +136,24 @@ func (c *Client) connection(relocate bool) (*grpc.ClientConn, error) {
 		}
 	}
 	c.conn, c.at = conn, at
+	return conn, nil
+}
+
+// Connect makes a connection to the coordinator, which is dialled at the first call. The caller closes it.
+func (e Endpoint) Connect() (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("passthrough:///"+e.Addr,
+		grpc.WithTransportCredentials(credentials.NewTLS(e.Credentials.Client(RoleCoordinator))),
+		grpc.WithPerRPCCredentials(bearer(e.Token)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: KeepaliveTime, Timeout: KeepaliveTime, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           grpcbackoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 2 * time.Second,
+		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", e.Addr, err)
+	}
 	return conn, nil
 }
 

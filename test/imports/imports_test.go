@@ -48,8 +48,10 @@ var table = map[string][]string{
 		"checkpoint", "model", "model/spec", "model/weights", "plan"},
 	"worker": {"proto", "shard", "kernels", "source", "safetensors", "gguf", "telemetry", "tokenizer", "data", "job", "collective", "offload",
 		"checkpoint", "model", "model/spec", "model/weights", "membership", "plan", "train"},
+	// Opening what a job names needs no kernels: the coordinator checks a job as a worker will open it.
+	"worker/inputs": {"source", "safetensors", "gguf", "tokenizer", "data", "job", "model/spec", "model/weights"},
 	"coordinator": {"proto", "shard", "source", "safetensors", "gguf", "telemetry", "tokenizer", "data", "job",
-		"checkpoint", "model/spec", "model/weights", "membership", "plan"},
+		"checkpoint", "model/spec", "model/weights", "membership", "plan", "worker/inputs"},
 	"cmd":      anything,
 	"deploy":   anything,
 	"examples": anything,
@@ -60,7 +62,7 @@ var table = map[string][]string{
 }
 
 // exclusive are folders that a row must name: the name of the folder above does not stand for them.
-var exclusive = []string{"model/spec", "model/weights"}
+var exclusive = []string{"model/spec", "model/weights", "worker/inputs"}
 
 // why says, for a folder that is not in a row, what would break.
 var why = map[string]string{
@@ -241,6 +243,7 @@ func TestTheTableRefuses(t *testing.T) {
 		{"coordinator", "model/spec", true},
 		{"coordinator/live", "coordinator", true},
 		{"coordinator", "worker", false},
+		{"coordinator", "worker/inputs", true},
 		{"model", "model/spec", true},
 		{"model/spec", "model", false},
 		{"model/generate", "model", true},
