@@ -27,12 +27,12 @@ var ErrRaised = errors.New("the template refuses this conversation")
 // Bounds on a template and on one rendering.
 const (
 	maxSourceBytes = 4 << 20
-	maxNesting     = 200        // of expressions and blocks in the source
-	maxDepth       = 100        // of macro calls and recursive loops
-	maxSteps       = 20_000_000 // nodes evaluated
-	freeBytes      = 64 << 20   // strings made, however small the input is
-	bytesPerByte   = 64         // and that many for each byte of input
-	maxRange       = 100_000    // elements of range(), as Jinja2's sandbox has it
+	maxNesting     = 200       // of expressions and blocks in the source
+	maxDepth       = 100       // of macro calls and recursive loops
+	maxSteps       = 2_000_000 // nodes evaluated
+	freeBytes      = 64 << 20  // strings made, however small the input is
+	bytesPerByte   = 64        // and that many for each byte of input
+	maxRange       = 100_000   // elements of range(), as Jinja2's sandbox has it
 )
 
 // Template is a parsed template; several goroutines may render it.
@@ -74,6 +74,9 @@ func (t *Template) Render(vars *Dict, o Options) (text string, generated []Span,
 	s := newState(vars, o)
 	if err := s.run(t.body); err != nil {
 		return "", nil, err
+	}
+	if s.exceeded != nil {
+		return "", nil, s.exceeded
 	}
 	return s.out.String(), s.spans, nil
 }

@@ -24,12 +24,15 @@ func (s *state) str(v any) (string, error) {
 	return b.String(), s.made(b.Len())
 }
 
+// elementBytes is what each element of a printed value counts for.
+const elementBytes = 32
+
 // repr is Python's repr(v).
 func (s *state) repr(b *strings.Builder, v any, depth int) error {
 	if depth > maxJSONDepth {
 		return errDeep
 	}
-	if err := s.made(1); err != nil {
+	if err := s.made(elementBytes); err != nil {
 		return err
 	}
 	switch v := v.(type) {
@@ -150,7 +153,7 @@ func (s *state) json(b *strings.Builder, v any, o jsonStyle, depth int) error {
 	if depth > maxJSONDepth {
 		return errDeep
 	}
-	if err := s.made(1); err != nil {
+	if err := s.made(elementBytes); err != nil {
 		return err
 	}
 	newline := func(depth int) {
