@@ -47,7 +47,7 @@ var table = map[string][]string{
 	"train": {"proto", "shard", "kernels", "source", "safetensors", "gguf", "telemetry", "tokenizer", "data", "job", "collective", "offload",
 		"checkpoint", "model", "model/spec", "model/weights", "plan"},
 	"worker": {"proto", "shard", "kernels", "source", "safetensors", "gguf", "telemetry", "tokenizer", "data", "job", "collective", "offload",
-		"checkpoint", "model", "model/spec", "model/weights", "membership", "plan", "train"},
+		"checkpoint", "model", "model/spec", "model/weights", "membership", "plan", "train", "worker/inputs"},
 	// Opening what a job names needs no kernels: the coordinator checks a job as a worker will open it.
 	"worker/inputs": {"source", "safetensors", "gguf", "tokenizer", "data", "job", "model/spec", "model/weights"},
 	"coordinator": {"proto", "shard", "source", "safetensors", "gguf", "telemetry", "tokenizer", "data", "job",
