@@ -169,8 +169,12 @@ func (tm *Template) turnEnd(c Chat, k int, all said, ignoresPrompt bool) (int, e
 	if err != nil {
 		return 0, err
 	}
-	if !strings.HasPrefix(all.after, alone.after) {
+	end := alone.after
+	if eos := tm.t.Token(tm.t.special.EOS); eos != "" && !strings.HasPrefix(all.after, end) {
+		end = strings.TrimSuffix(end, eos) // Phi-3 ends the last turn alone with it
+	}
+	if !strings.HasPrefix(all.after, end) {
 		return 0, ErrTurns
 	}
-	return len(alone.after), nil
+	return len(end), nil
 }

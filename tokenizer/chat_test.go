@@ -167,6 +167,8 @@ func TestTurns(t *testing.T) {
 				"<|start_header_id|>assistant<|end_header_id|>\n\n"},
 		{"never a prompt", "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
 			[]*jinja.Dict{u("a"), a("b"), u("c"), a("d")}, "[INST] a [/INST]⟦ b</s>⟧[INST] c [/INST]⟦ d</s>⟧"},
+		{"a token after the last turn", "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% else %}{{ eos_token }}{% endif %}",
+			[]*jinja.Dict{u("a"), a("b"), u("c"), a("d")}, "<user>a<end><assistant>⟦b<end>⟧<user>c<end><assistant>⟦d<end><|end_of_text|>⟧"},
 		{"no special tokens", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", []*jinja.Dict{u("a"), a("b")},
 			"user: a\n⟦assistant: b\n⟧"},
 		{"generation", goldens["chatml_generation"].Template, []*jinja.Dict{u("a"), a("b"), u("c")},

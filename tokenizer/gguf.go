@@ -54,7 +54,11 @@ func FromGGUF(m gguf.Metadata) (*Tokenizer, error) {
 	if err := t.ggufRoles(m); err != nil {
 		return nil, fmt.Errorf("tokenizer of GGUF file: %w", err)
 	}
-	t.special.setStop()
+	eot, err := ggufID(m, "eot", len(t.tokens)) // the end of a turn, where that is not the end of a text
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer of GGUF file: %w", err)
+	}
+	t.special.setStop(eot)
 	t.files = func() (map[string][]byte, error) { return writeFiles(t, f) }
 	return t, nil
 }
