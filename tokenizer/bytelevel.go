@@ -1,7 +1,5 @@
 package tokenizer
 
-import "unicode/utf8"
-
 // Byte-level vocabularies spell each byte as one printable character: the bytes
 // that are printable in Latin-1 as themselves, the others as the characters from
 // U+0100 on, in order. A space is Ġ.
@@ -22,15 +20,6 @@ func init() {
 		}
 		runeByte[byteRune[b]] = byte(b)
 	}
-}
-
-// spell writes bytes as a byte-level vocabulary does.
-func spell(s string) string {
-	var out []byte
-	for i := range len(s) {
-		out = utf8.AppendRune(out, byteRune[s[i]])
-	}
-	return string(out)
 }
 
 // unspell is the bytes that a token stands for; false when a character of it

@@ -85,7 +85,7 @@ func indent(s *state, v any, a args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	by := ""
+	var by string
 	switch w := a.get(0, "width", int64(4)).(type) {
 	case string:
 		by = w

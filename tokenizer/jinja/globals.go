@@ -53,9 +53,7 @@ func attributes(s *state, a args) (*Dict, error) {
 	if len(a.positional) > 0 {
 		switch v := a.positional[0].(type) {
 		case *Dict:
-			for i, k := range v.keys {
-				d.set(k, v.vals[i])
-			}
+			d.addAll(v)
 		default:
 			pairs, err := s.iterate(v)
 			if err != nil {
@@ -72,9 +70,7 @@ func attributes(s *state, a args) (*Dict, error) {
 			}
 		}
 	}
-	for i, k := range a.named.keys {
-		d.set(k, a.named.vals[i])
-	}
+	d.addAll(&a.named)
 	return d, s.made(64 * d.Len())
 }
 

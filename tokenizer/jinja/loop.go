@@ -210,9 +210,7 @@ func (s *state) args(e argExprs) (a args, err error) {
 		if !ok {
 			return a, fmt.Errorf("** wants a dict, got a %s", kind(v))
 		}
-		for i, k := range d.keys {
-			a.named.set(k, d.vals[i])
-		}
+		a.named.addAll(d)
 	}
 	return a, nil
 }

@@ -43,7 +43,7 @@ func NewDict(pairs ...any) *Dict {
 }
 
 // Set puts a value at a key: in its old place, or at the end.
-func (d *Dict) Set(key string, value any) { d.set(key, value) }
+func (d *Dict) Set(key string, value any) { d.insert(key, key, value) }
 
 // Get is the value at a key.
 func (d *Dict) Get(key string) (any, bool) { return d.get(key) }
@@ -63,9 +63,7 @@ func (d *Dict) Len() int { return len(d.keys) }
 // With is a copy with one value changed.
 func (d *Dict) With(key string, value any) *Dict {
 	c := &Dict{}
-	for i, k := range d.keys {
-		c.set(k, d.vals[i])
-	}
+	c.addAll(d)
 	c.Set(key, value)
 	return c
 }
@@ -91,16 +89,29 @@ func (d *Dict) set(key, value any) error {
 	if err != nil {
 		return err
 	}
+	d.insert(h, key, value)
+	return nil
+}
+
+// insert sets the value of a key that is hashed already.
+func (d *Dict) insert(h, key, value any) {
 	if i, ok := d.index[h]; ok {
 		d.vals[i] = value
-		return nil
+		return
 	}
 	if d.index == nil {
 		d.index = map[any]int{}
 	}
 	d.index[h] = len(d.keys)
 	d.keys, d.vals = append(d.keys, key), append(d.vals, value)
-	return nil
+}
+
+// addAll sets every key of o.
+func (d *Dict) addAll(o *Dict) {
+	for i, k := range o.keys {
+		h, _ := hashable(k) // it was, when o got it
+		d.insert(h, k, o.vals[i])
+	}
 }
 
 func (d *Dict) get(key any) (any, bool) {
