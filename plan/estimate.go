@@ -17,8 +17,9 @@ type Estimate struct {
 
 // What is assumed where nothing was measured.
 const (
-	wireBytesPerSecond   = 1e9 // between processes of one host, sender and receiver on the same cores
-	updateBytesPerSecond = 4e9 // the optimizer reads and writes memory and hardly computes
+	wireBytesPerSecond   = 1e9    // between processes of one host, sender and receiver on the same cores
+	operationSeconds     = 0.5e-3 // for a collective to start, pass through both processes and be waited for
+	updateBytesPerSecond = 4e9    // the optimizer reads and writes memory and hardly computes
 )
 
 // estimate adds up a step on rank 0, which has the most leaves. Nothing is taken to overlap: on a CPU the wire costs
@@ -34,7 +35,7 @@ func (s shape) estimate(w Wire, m Machine, threads int) Estimate {
 	e.FLOPsPerSecond, e.Assumption = rate*e.ThreadsPerWorker, why
 	seconds := func(x float64) time.Duration { return time.Duration(min(x, 1e9) * float64(time.Second)) }
 	e.Compute = seconds(perLeaf * float64(s.rounds()) / e.FLOPsPerSecond)
-	e.Wire = seconds(float64(w.Total()) / wireBytesPerSecond)
+	e.Wire = seconds(float64(w.Total())/wireBytesPerSecond + float64(w.Operations)*operationSeconds)
 	// Master, moments and gradient are read, master and moments written: 28 bytes a parameter that this rank updates.
 	updated := float64(s.cfg.Params())
 	if s.stage != 0 {

@@ -138,7 +138,7 @@ func (m Machine) threadRate(bf16 bool) (float64, string) {
 	if m.ThreadFLOPsPerSecond > 0 {
 		return m.ThreadFLOPsPerSecond, "measured"
 	}
-	rate := map[string]float64{"avx512_bf16": 75e9, "avx512f": 60e9, "avx2": 25e9}[m.Vector]
+	rate := map[string]float64{"avx512_bf16": 60e9, "avx512f": 60e9, "avx2": 25e9}[m.Vector]
 	if bf16 && m.Vector == "avx512_bf16" {
 		rate = 100e9
 	}

@@ -8,6 +8,8 @@ type Wire struct {
 	Gathers   int64 `json:"gathers"`   // stage 3: parameters, before a unit is used
 	Gradients int64 `json:"gradients"` // leaf gradients, to their owners
 	Update    int64 `json:"update"`    // stages 1 and 2: parameters after the update; stage 0: the reduced gradient
+	// Operations is how many collectives carry them.
+	Operations int64 `json:"operations"`
 }
 
 // Total is all of it.
@@ -21,6 +23,9 @@ func (s shape) wire() (Wire, error) {
 	}
 	toPeers := func(unit int, width int64) int64 { return int64(s.world-1) * int64(layouts[unit].PartElems()) * width }
 	var w Wire
+	if s.world == 1 {
+		return w, nil
+	}
 	schedule := shard.NewSchedule(len(s.units), s.cfg.Tied, s.stage)
 	// Every round leaves the same units in their slots, so all rounds after the first are alike.
 	first, rounds := int64(1), int64(s.rounds())
@@ -32,8 +37,10 @@ func (s shape) wire() (Wire, error) {
 			switch a.Do {
 			case shard.Gather:
 				w.Gathers += times * toPeers(a.Unit, s.wireParams)
+				w.Operations += times
 			case shard.Reduce:
 				w.Gradients += times * toPeers(a.Unit, s.wireGrads)
+				w.Operations += times
 			}
 		}
 	}
@@ -41,8 +48,10 @@ func (s shape) wire() (Wire, error) {
 		switch s.stage {
 		case shard.Replicated:
 			w.Update += toPeers(i, 4)
+			w.Operations++
 		case shard.OptimizerState, shard.Gradients:
 			w.Update += toPeers(i, s.wireParams)
+			w.Operations++
 		}
 	}
 	return w, nil
