@@ -46,10 +46,19 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open gguf: %w", err)
 	}
-	f := &File{mapped: m, byName: map[string]int{}}
-	if err := m.view(f.parse); err != nil {
+	f, err := newFile(m)
+	if err != nil {
 		m.close() // the head's fault is the one to tell
 		return nil, fmt.Errorf("open gguf %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// newFile reads the head of a mapping of at least minFileBytes.
+func newFile(m *mapping) (*File, error) {
+	f := &File{mapped: m, byName: map[string]int{}}
+	if err := m.view(f.parse); err != nil {
+		return nil, err
 	}
 	return f, nil
 }

@@ -21,14 +21,23 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open safetensors: %w", err)
 	}
+	f, err := newFile(m)
+	if err != nil {
+		m.close() // the header's fault is the one to tell
+		return nil, fmt.Errorf("open safetensors %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// newFile reads the header of a mapping of at least lengthBytes.
+func newFile(m *mapping) (*File, error) {
 	var h header
-	err = m.view(func(data []byte) (err error) {
+	err := m.view(func(data []byte) (err error) {
 		h, err = parseHeader(data)
 		return err
 	})
 	if err != nil {
-		m.close() // the header's fault is the one to tell
-		return nil, fmt.Errorf("open safetensors %s: %w", path, err)
+		return nil, err
 	}
 	f := &File{mapped: m, tensors: h.tensors, byName: make(map[string]int, len(h.tensors)), metadata: h.metadata}
 	for i, t := range h.tensors {

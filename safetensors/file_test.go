@@ -246,7 +246,7 @@ func TestOpenShardedIndexDecides(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	golden, err := os.ReadFile(mixed)
+	golden, err := os.ReadFile("testdata/sharded/model-00001-of-00003.safetensors") // small: a fuzzer is as fast as its seeds
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -255,20 +255,17 @@ func FuzzOpen(f *testing.F) {
 	f.Add(image(two("[0,8]", "[4,12]"), 12))
 	f.Add(image(`{"__metadata__":{"format":"pt"},"x":{"dtype":"BF16","shape":[2,0],"data_offsets":[0,0]}}`, 0))
 	f.Add(image(`{"x":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}   `, 0))
-	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, b []byte) {
-		path := filepath.Join(dir, "fuzz.safetensors")
-		if err := os.WriteFile(path, b, 0o644); err != nil {
-			t.Fatal(err)
+		if len(b) < safetensors.MinBytes {
+			return
 		}
-		file, err := safetensors.Open(path)
+		file, err := safetensors.OpenBytes(b)
 		if err != nil {
 			if !errors.Is(err, safetensors.ErrMalformed) {
 				t.Fatal(err)
 			}
 			return
 		}
-		defer file.Close()
 		// What is accepted is read without fault, and its tensors are all of the data.
 		var bytes int64
 		for _, tensor := range file.Tensors() {
