@@ -95,9 +95,11 @@ func launch(ctx context.Context, o Options, view *feed) (exit int, err error) {
 		}
 	}
 	if o.Worker == nil {
-		if o.Worker, err = workerCommand(); err != nil {
+		program, err := WorkerProgram()
+		if err != nil {
 			return 0, err
 		}
+		o.Worker = []string{program}
 	}
 	p, err := prepareUnlessInterrupted(ctx, o, j, dir, state)
 	if err != nil {
@@ -220,6 +222,9 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 	ctx, span := tracer.Start(ctx, "launch", trace.WithAttributes(attribute.String("job", j.Name), attribute.Int("workers.max", j.Workers.Max)))
 	defer span.End()
 
+	if j.Log.TensorBoard {
+		view.add(&scalars{dir: r.folder.path("tensorboard"), now: time.Now})
+	}
 	var start uint64
 	if m := r.view.Run.Restore; m != nil && !m.WeightsOnly {
 		start = m.Step

@@ -44,24 +44,24 @@ func newLauncher(command []string, threads, workers int, folder *runFolder) *lau
 	}
 }
 
-// workerCommand finds the worker's program beside this one, then on PATH.
-func workerCommand() ([]string, error) {
+// WorkerProgram finds the worker's program: beside this one, then on PATH.
+func WorkerProgram() (string, error) {
 	own, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find worker: %w", err)
+		return "", fmt.Errorf("find worker: %w", err)
 	}
 	if own, err = filepath.EvalSymlinks(own); err != nil {
-		return nil, fmt.Errorf("find worker: %w", err)
+		return "", fmt.Errorf("find worker: %w", err)
 	}
 	beside := filepath.Join(filepath.Dir(own), "worker")
 	if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-		return []string{beside}, nil
+		return beside, nil
 	}
 	found, err := exec.LookPath("worker")
 	if err != nil {
-		return nil, fmt.Errorf("find worker: no program %s, and none on PATH: %w", beside, err)
+		return "", fmt.Errorf("find worker: no program %s, and none on PATH: %w", beside, err)
 	}
-	return []string{found}, nil
+	return found, nil
 }
 
 // start runs worker id. Its output goes to its log.

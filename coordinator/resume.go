@@ -58,4 +58,3 @@ func (p *prepared) resume(ctx context.Context, from, dir string, state folderSta
 	}
 	return nil
 }
-

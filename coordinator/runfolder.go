@@ -17,6 +17,7 @@ import (
 //	control.json         how to reach the coordinator, mode 0600
 //	metrics.jsonl        a line per committed step
 //	events.jsonl         a line per event
+//	tensorboard/         the numbers as TensorBoard reads them, unless log.tensorboard is false
 //	logs/                worker-<id>.log, coordinator.log, etcd.log
 //	checkpoints/         the checkpoint store, unless the job puts it elsewhere
 //	model/               the result

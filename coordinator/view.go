@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -36,45 +37,59 @@ type View interface {
 	Close() error
 }
 
-// feed calls a View from a goroutine of its own.
+// feed calls Views from a goroutine of its own.
 type feed struct {
-	view View
 	done chan struct{}
-	err  error // of the view's Close; read only after done
+	err  error // of the views' Close; read only after done
 
 	mu     sync.Mutex
 	more   *sync.Cond
+	views  []View
 	queue  []func(View)
 	closed bool
 }
 
 func newFeed(v View) *feed {
-	f := &feed{view: v, done: make(chan struct{})}
+	f := &feed{views: []View{v}, done: make(chan struct{})}
 	f.more = sync.NewCond(&f.mu)
 	go func() {
 		defer close(f.done)
 		for {
-			batch, open := f.take()
+			views, batch, open := f.take()
 			for _, tell := range batch {
-				tell(v)
+				for _, v := range views {
+					tell(v)
+				}
 			}
-			if !open {
-				f.err = v.Close()
-				return
+			if open {
+				continue
 			}
+			var errs []error
+			for _, v := range views {
+				errs = append(errs, v.Close())
+			}
+			f.err = errors.Join(errs...)
+			return
 		}
 	}()
 	return f
 }
 
-func (f *feed) take() (batch []func(View), open bool) {
+// add shows what is told from now on to v too.
+func (f *feed) add(v View) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.views = append(f.views, v)
+}
+
+func (f *feed) take() (views []View, batch []func(View), open bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for len(f.queue) == 0 && !f.closed {
 		f.more.Wait()
 	}
 	batch, f.queue = f.queue, nil
-	return batch, !f.closed || len(batch) > 0
+	return f.views, batch, !f.closed || len(batch) > 0
 }
 
 func (f *feed) tell(what func(View)) {
@@ -86,7 +101,7 @@ func (f *feed) tell(what func(View)) {
 	}
 }
 
-// close shows what is left and waits for it.
+// close shows what is left, closes the views and waits for that.
 func (f *feed) close() error {
 	f.mu.Lock()
 	f.closed = true

@@ -5,6 +5,7 @@
 package live
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"time"
@@ -18,17 +19,33 @@ import (
 // View is a coordinator.View. Close leaves the last picture on the terminal.
 type View struct {
 	program *tea.Program
+	stop    context.CancelFunc
+	ticks   chan struct{} // closed when no tick comes any more
 	done    chan error
 }
 
 // New takes over out, a terminal. It reads no keys and handles no signal: Ctrl-C stays the coordinator's.
 func New(out io.Writer) *View {
-	v := &View{done: make(chan error, 1)}
+	ctx, stop := context.WithCancel(context.Background())
+	v := &View{stop: stop, ticks: make(chan struct{}), done: make(chan error, 1)}
 	v.program = tea.NewProgram(shell{screen: screen{width: 80}},
-		tea.WithOutput(out), tea.WithInput(nil), tea.WithoutSignalHandler(), tea.WithFPS(10))
+		tea.WithOutput(out), tea.WithInput(nil), tea.WithoutSignalHandler(), tea.WithFPS(10), tea.WithWindowSize(80, 24))
 	go func() {
 		_, err := v.program.Run()
 		v.done <- err
+	}()
+	go func() { // tea.Tick's goroutines outlive the program
+		defer close(v.ticks)
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case at := <-t.C:
+				v.program.Send(tick(at))
+			}
+		}
 	}()
 	return v
 }
@@ -41,6 +58,8 @@ func (v *View) Event(e coordinator.Event)               { v.program.Send(e) }
 
 // Close draws the last picture and gives the terminal back.
 func (v *View) Close() error {
+	v.stop()
+	<-v.ticks
 	v.program.Quit()
 	if err := <-v.done; err != nil {
 		return fmt.Errorf("live view: %w", err)
@@ -53,11 +72,7 @@ type tick time.Time
 // shell is the Bubble Tea side: it turns messages into changes of the screen.
 type shell struct{ screen screen }
 
-func (s shell) Init() tea.Cmd { return nextTick() }
-
-func nextTick() tea.Cmd {
-	return tea.Tick(time.Second, func(t time.Time) tea.Msg { return tick(t) })
-}
+func (s shell) Init() tea.Cmd { return nil }
 
 func (s shell) Update(m tea.Msg) (tea.Model, tea.Cmd) {
 	switch m := m.(type) {
@@ -65,7 +80,6 @@ func (s shell) Update(m tea.Msg) (tea.Model, tea.Cmd) {
 		s.screen.width = m.Width
 	case tick:
 		s.screen.now = time.Time(m)
-		return s, nextTick()
 	case *coordinator.Status:
 		s.screen.status = m
 	case *membership.StepLine:

@@ -30,15 +30,15 @@ func TestPicture(t *testing.T) {
 		s.event(coordinator.Event{Time: start.Add(time.Duration(i) * time.Second), What: what})
 	}
 	const want = `tiny · training · generation 1 · runs/tiny
-████████████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░░░ step 40/100 · 2m0s left
+███████████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░░░ step 40/100 · 2m0s left
 loss 2.0500 · lr 2e-05 · grad norm 1.25 · 512 tokens/s
 held out: perplexity 60.00 after step 0, 30.50 after step 40
-  4.000 ┤█▇▆▄▃▂▁                                 
-        │███████▇▆▅▄▂▁                           
-        │█████████████▇▆▅▄▃▁                     
-        │███████████████████▇▆▅▄▃▁               
-        │█████████████████████████▇▆▅▄▃▂         
-  2.050 ┤███████████████████████████████▇▆▄▃▂▁▁  
+  4.000 ┤█▇▆▄▃▂▁
+        │███████▇▆▅▄▂▁
+        │██████████████▇▆▄▃▂▁
+        │████████████████████▇▆▅▄▂▁
+        │███████████████████████████▇▆▄▃▂▁
+  2.050 ┤█████████████████████████████████▇▆▅▄▂▁▁
 
 worker       rank      pid state            step     memory
 w0              0     4711 training           40    4.0 MiB

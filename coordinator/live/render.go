@@ -93,7 +93,7 @@ func (s *screen) render() string {
 				rank = fmt.Sprint(w.GetRank())
 			}
 			state := strings.ToLower(strings.TrimPrefix(w.GetPhase().String(), "PHASE_"))
-			line("%-12s %4s %8d %-14s %6d %10s", w.GetId(), rank, w.GetPid(), state, w.GetStep(), bytes(total(w.GetMemoryBytes())))
+			line("%-12s %4s %8d %-14s %6d %10s", w.GetId(), rank, w.GetPid(), state, w.GetStep(), humanBytes(total(w.GetMemoryBytes())))
 		}
 	}
 	for _, e := range s.events {
@@ -110,8 +110,8 @@ func total(m map[string]int64) int64 {
 	return n
 }
 
-// bytes is n in the binary unit that fits.
-func bytes(n int64) string {
+// humanBytes is n in the binary unit that fits.
+func humanBytes(n int64) string {
 	if n < 1<<20 {
 		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
 	}

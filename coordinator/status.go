@@ -1,0 +1,210 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/zerofleet/zerofleet/membership"
+	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
+)
+
+// askTimeout bounds how long a living coordinator may take to say what its run is doing.
+const askTimeout = 5 * time.Second
+
+// States of a run without a coordinator, beside those of store.Outcome.
+const (
+	stateOrphaned = "orphaned" // its workers go on
+	stateEnded    = "ended"    // no process is left, and nobody wrote down how it ended
+)
+
+// ReadStatus says what the run in a folder is doing, or how it ended. While a coordinator runs it, that is asked;
+// otherwise the folder tells.
+func ReadStatus(ctx context.Context, dir string) (*Status, error) {
+	state, err := stateOf(dir)
+	if err != nil {
+		return nil, badInput{err}
+	}
+	if state != folderRun {
+		return nil, bad("%s is no run folder", dir)
+	}
+	folder, err := openRunFolder(dir)
+	if err != nil {
+		return askStatus(ctx, dir)
+	}
+	r, err := open(ctx, folder)
+	defer func() { err = errors.Join(err, r.close(), folder.close()) }()
+	if err != nil {
+		return nil, err
+	}
+	return r.status()
+}
+
+func askStatus(ctx context.Context, dir string) (s *Status, err error) {
+	folder := runFolder{dir: dir}
+	at, err := membership.ControlFile(folder.path("control.json"))()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: its coordinator is starting or ending: try again", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	conn, err := at.Connect()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	s, err = zerofleetv1.NewOperatorClient(conn).Status(ctx, &zerofleetv1.StatusRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("ask the coordinator of %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// status is what an open run folder without a coordinator tells.
+func (r *run) status() (s *Status, err error) {
+	view := newFeed(nothing{})
+	rec, err := openRecord(r.folder, 0, view, slog.New(slog.DiscardHandler))
+	defer func() { err = errors.Join(err, view.close()) }()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rec.close()) }()
+	s = (&server{record: rec, board: newBoard(r.view.States)}).status(r.view)
+	s.CoordinatorPid = 0
+	if r.view.Outcome == nil {
+		n, err := living(r.view)
+		if err != nil {
+			return nil, err
+		}
+		s.State, s.Message = stateOrphaned, "to take it up again: "+launchLine(r.view.Run)
+		if n == 0 {
+			s.State, s.Message = stateEnded, "to go on from its newest checkpoint: "+resumeLine(r.view.Run)
+		}
+	}
+	return s, nil
+}
+
+// nothing is a View of nothing.
+type nothing struct{}
+
+func (nothing) Status(*Status)                        {}
+func (nothing) Step(*membership.StepLine)             {}
+func (nothing) Evaluation(*membership.EvaluationLine) {}
+func (nothing) Event(Event)                           {}
+func (nothing) Close() error                          { return nil }
+
+type statusJSON struct {
+	Job            string             `json:"job"`
+	RunDir         string             `json:"run_dir"`
+	State          string             `json:"state"`
+	Message        string             `json:"message,omitempty"`
+	Generation     uint64             `json:"generation"`
+	Step           uint64             `json:"step"`
+	TotalSteps     uint64             `json:"total_steps"`
+	Loss           *number            `json:"loss"`
+	CheckpointStep uint64             `json:"checkpoint_step"`
+	CoordinatorPID int64              `json:"coordinator_pid,omitempty"`
+	Newest         *stepJSON          `json:"newest,omitempty"`
+	Evaluation     *evaluationJSON    `json:"evaluation,omitempty"`
+	Workers        []workerStatusJSON `json:"workers"`
+}
+
+type workerStatusJSON struct {
+	ID          string           `json:"id"`
+	Rank        int32            `json:"rank"` // -1: not in the newest generation
+	Generation  uint64           `json:"generation"`
+	Incarnation uint64           `json:"incarnation"`
+	PID         int64            `json:"pid"`
+	State       string           `json:"state"`
+	Message     string           `json:"message,omitempty"`
+	Step        uint64           `json:"step"`
+	Host        string           `json:"host"`
+	Device      string           `json:"device"`
+	Addr        string           `json:"addr"`
+	MemoryBytes map[string]int64 `json:"memory_bytes,omitempty"`
+}
+
+// PhaseName is a worker's state in a word.
+func PhaseName(p membership.Phase) string {
+	if p == zerofleetv1.Phase_PHASE_UNSPECIFIED {
+		return "starting"
+	}
+	return strings.ToLower(strings.TrimPrefix(p.String(), "PHASE_"))
+}
+
+// WriteStatusJSON writes s as one JSON document.
+func WriteStatusJSON(w io.Writer, s *Status) error {
+	out := statusJSON{
+		Job: s.GetJob(), RunDir: s.GetRunDir(), State: s.GetState(), Message: s.GetMessage(), Generation: s.GetGeneration(),
+		CheckpointStep: s.GetCheckpointStep(), CoordinatorPID: s.GetCoordinatorPid(), Workers: []workerStatusJSON{},
+	}
+	if l := s.GetNewest(); l != nil {
+		line := stepLine(l)
+		out.Newest, out.Step, out.TotalSteps, out.Loss = &line, line.Step, line.TotalSteps, &line.Loss
+	}
+	if e := s.GetEvaluation(); e != nil {
+		line := evaluationLine(e)
+		out.Evaluation = &line
+	}
+	for _, p := range s.GetWorkers() {
+		out.Workers = append(out.Workers, workerStatusJSON{
+			ID: p.GetId(), Rank: p.GetRank(), Generation: p.GetGeneration(), Incarnation: p.GetIncarnation(), PID: p.GetPid(),
+			State: PhaseName(p.GetPhase()), Message: p.GetMessage(), Step: p.GetStep(), Host: p.GetHost(), Device: p.GetDevice(), Addr: p.GetAddr(),
+			MemoryBytes: p.GetMemoryBytes(),
+		})
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	if err := e.Encode(out); err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	return nil
+}
+
+// WriteStatus writes s for a person.
+func WriteStatus(w io.Writer, s *Status) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "%s: %s", s.GetJob(), s.GetState())
+	if s.GetMessage() != "" {
+		fmt.Fprintf(t, " (%s)", s.GetMessage())
+	}
+	fmt.Fprintf(t, "\nrun\t%s\n", shown(s.GetRunDir()))
+	if l := s.GetNewest(); l != nil {
+		fmt.Fprintf(t, "step\t%d of %d, loss %.4f, %.0f tokens/s\n", l.GetStep(), l.GetTotalSteps(), l.GetLoss(), l.GetTokensPerSecond())
+	}
+	if e := s.GetEvaluation(); e != nil {
+		fmt.Fprintf(t, "evaluation\tafter step %d: loss %.4f, perplexity %.2f\n", e.GetStep(), e.GetLoss(), e.GetPerplexity())
+	}
+	if s.GetCheckpointStep() > 0 {
+		fmt.Fprintf(t, "checkpoint\tof step %d\n", s.GetCheckpointStep())
+	}
+	fmt.Fprintf(t, "generation\t%d\n", s.GetGeneration())
+	if len(s.GetWorkers()) > 0 {
+		fmt.Fprintf(t, "\nworker\trank\tpid\tstate\tstep\tmemory\n")
+	}
+	for _, p := range s.GetWorkers() {
+		var held int64
+		for _, n := range p.GetMemoryBytes() {
+			held += n
+		}
+		rank := "-"
+		if p.GetRank() >= 0 {
+			rank = fmt.Sprint(p.GetRank())
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%.1f MiB\t%s\n", p.GetId(), rank, p.GetPid(), PhaseName(p.GetPhase()), p.GetStep(), float64(held)/(1<<20), p.GetMessage())
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	return nil
+}
