@@ -26,9 +26,9 @@ extern "C" {
 typedef int zf_status;
 enum {
 	ZF_OK = 0,
-	ZF_EINVAL = 1, /* a size or type that the kernel does not know: our bug */
-	ZF_ENOMEM = 2, /* no memory for scratch */
-	ZF_EID = 3,    /* an id, label, position or document start is out of range; nothing useful was written */
+	ZF_EINVAL = 1,  /* a size or type that the kernel does not know: our bug */
+	ZF_ENOMEM = 2,  /* no memory for scratch */
+	ZF_EID = 3,     /* an id, label, position or document start is out of range; nothing useful was written */
 	ZF_EPRODUCT = 4 /* the product library failed */
 };
 

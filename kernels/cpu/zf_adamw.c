@@ -37,9 +37,9 @@ static void update_portable(const struct update *u, int64_t lo, int64_t hi) {
 ZF_AVX2 static void update_avx2(const struct update *u, int64_t lo, int64_t hi) {
 	const zf_adamw_scalars *s = u->s;
 	const __m256 scale = _mm256_set1_ps(s->grad_scale), b1 = _mm256_set1_ps(s->beta1), b2 = _mm256_set1_ps(s->beta2),
-	             c1 = _mm256_set1_ps(s->one_minus_beta1), c2 = _mm256_set1_ps(s->one_minus_beta2),
-	             step = _mm256_set1_ps(s->step_size), inv = _mm256_set1_ps(s->inv_sqrt_bias2),
-	             eps = _mm256_set1_ps(s->eps), decay = _mm256_set1_ps(s->decay);
+				 c1 = _mm256_set1_ps(s->one_minus_beta1), c2 = _mm256_set1_ps(s->one_minus_beta2),
+				 step = _mm256_set1_ps(s->step_size), inv = _mm256_set1_ps(s->inv_sqrt_bias2),
+				 eps = _mm256_set1_ps(s->eps), decay = _mm256_set1_ps(s->decay);
 	int64_t i = lo;
 	for (; i + 8 <= hi; i += 8) {
 		__m256 g = MUL(_mm256_loadu_ps(u->g + i), scale);
@@ -63,9 +63,9 @@ ZF_AVX2 static void update_avx2(const struct update *u, int64_t lo, int64_t hi) 
 ZF_AVX512 static void update_avx512(const struct update *u, int64_t lo, int64_t hi) {
 	const zf_adamw_scalars *s = u->s;
 	const __m512 scale = _mm512_set1_ps(s->grad_scale), b1 = _mm512_set1_ps(s->beta1), b2 = _mm512_set1_ps(s->beta2),
-	             c1 = _mm512_set1_ps(s->one_minus_beta1), c2 = _mm512_set1_ps(s->one_minus_beta2),
-	             step = _mm512_set1_ps(s->step_size), inv = _mm512_set1_ps(s->inv_sqrt_bias2),
-	             eps = _mm512_set1_ps(s->eps), decay = _mm512_set1_ps(s->decay);
+				 c1 = _mm512_set1_ps(s->one_minus_beta1), c2 = _mm512_set1_ps(s->one_minus_beta2),
+				 step = _mm512_set1_ps(s->step_size), inv = _mm512_set1_ps(s->inv_sqrt_bias2),
+				 eps = _mm512_set1_ps(s->eps), decay = _mm512_set1_ps(s->decay);
 	for (int64_t i = lo; i < hi; i += 16) {
 		__mmask16 k = zf_mask16(hi - i);
 		__m512 g = MUL(_mm512_maskz_loadu_ps(k, u->g + i), scale);

@@ -10,7 +10,7 @@ ZF_BODY void add_bf16(uint16_t *out, const uint16_t *a, const uint16_t *b, int64
 	for (int64_t i = 0; i < n; i++)
 		out[i] = zf_f32_to_bf16(zf_bf16_to_f32(a[i]) + zf_bf16_to_f32(b[i]));
 }
-ZF_EVERY_ISA(add_bf16, (uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n), (out, a, b, n))
+ZF_EVERY_ISA(add_bf16, (uint16_t * out, const uint16_t *a, const uint16_t *b, int64_t n), (out, a, b, n))
 
 struct add {
 	int dtype;

@@ -107,7 +107,7 @@ ZF_BODY void narrow_bf16(uint16_t *dst, const float *src, int64_t n) {
 	for (int64_t i = 0; i < n; i++)
 		dst[i] = zf_f32_to_bf16(src[i]);
 }
-ZF_EVERY_ISA(narrow_bf16, (uint16_t *dst, const float *src, int64_t n), (dst, src, n))
+ZF_EVERY_ISA(narrow_bf16, (uint16_t * dst, const float *src, int64_t n), (dst, src, n))
 
 struct convert {
 	int dst_dtype, src_dtype;

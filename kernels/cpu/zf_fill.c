@@ -10,7 +10,7 @@ ZF_BODY void fill_bf16(uint16_t *dst, uint16_t value, int64_t n) {
 	for (int64_t i = 0; i < n; i++)
 		dst[i] = value;
 }
-ZF_EVERY_ISA(fill_bf16, (uint16_t *dst, uint16_t value, int64_t n), (dst, value, n))
+ZF_EVERY_ISA(fill_bf16, (uint16_t * dst, uint16_t value, int64_t n), (dst, value, n))
 
 struct fill {
 	int dtype;

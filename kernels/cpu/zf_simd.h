@@ -76,23 +76,23 @@ typedef uint16_t zf_unaligned_u16 __attribute__((aligned(1)));
  * The compiler vectorises it. It neither contracts nor reorders, so the bits are the same on each. */
 #define ZF_BODY static inline __attribute__((always_inline))
 #ifdef ZF_X86
-#define ZF_EVERY_ISA(name, params, args)                                                                           \
-	ZF_AVX2 static void name##_avx2 params { name args; }                                                          \
-	ZF_AVX512 static void name##_avx512 params { name args; }                                                      \
-	static void name##_best params {                                                                               \
-		switch (zf_isa()) {                                                                                        \
-		case ZF_ISA_AVX512:                                                                                        \
-			name##_avx512 args;                                                                                    \
-			break;                                                                                                 \
-		case ZF_ISA_AVX2:                                                                                          \
-			name##_avx2 args;                                                                                      \
-			break;                                                                                                 \
-		default:                                                                                                   \
-			name args;                                                                                             \
-		}                                                                                                          \
+#define ZF_EVERY_ISA(name, params, args)                                                                               \
+	ZF_AVX2 static void name##_avx2 params { name args; }                                                              \
+	ZF_AVX512 static void name##_avx512 params { name args; }                                                          \
+	static void name##_best params {                                                                                   \
+		switch (zf_isa()) {                                                                                            \
+		case ZF_ISA_AVX512:                                                                                            \
+			name##_avx512 args;                                                                                        \
+			break;                                                                                                     \
+		case ZF_ISA_AVX2:                                                                                              \
+			name##_avx2 args;                                                                                          \
+			break;                                                                                                     \
+		default:                                                                                                       \
+			name args;                                                                                                 \
+		}                                                                                                              \
 	}
 #else
-#define ZF_EVERY_ISA(name, params, args)                                                                           \
+#define ZF_EVERY_ISA(name, params, args)                                                                               \
 	static void name##_best params { name args; }
 #endif
 

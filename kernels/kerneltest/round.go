@@ -14,14 +14,6 @@ const (
 	halfUlpBF16 = 0x1p-8
 )
 
-// halfUlp is the unit roundoff of an activation type.
-func halfUlp(dt kernels.DType) float64 {
-	if dt == kernels.BF16 {
-		return halfUlpBF16
-	}
-	return halfUlpF32
-}
-
 // roundTo rounds to the nearest number with mant bits after the leading one and exponents from minExp to maxExp,
 // ties to even, gradual underflow: in float64 arithmetic, apart from any bit trick that kernels use.
 //

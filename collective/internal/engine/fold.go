@@ -217,7 +217,6 @@ func foldPieces(acc folder, leaf, off int, pieces mem.BufferSlice, t kernels.DTy
 				return err
 			}
 			off++
-			have = 0
 		}
 		whole := len(p) / w
 		if whole > 0 {
