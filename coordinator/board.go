@@ -101,6 +101,9 @@ func stateOfRun(v store.View) string {
 	case !v.Started():
 		return "waiting"
 	}
+	if v.Mark.Over >= v.Generation.Number || v.Mark.Settled < v.Generation.Number && v.Mark.Settled > 0 {
+		return "recovering"
+	}
 	state := "training"
 	for _, m := range v.Generation.Members {
 		switch v.States[m.ID].Phase {

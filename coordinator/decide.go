@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -24,12 +25,15 @@ type situation struct {
 	interrupts int
 }
 
-// decision is what to do. At most one of the first four is set.
+// decision is what to do. At most one of the first seven is set.
 type decision struct {
-	generation *membership.Generation // write it
-	stop       string                 // ask all to checkpoint and stop; why
-	outcome    *store.Outcome         // end the run so
-	started    []string               // ids whose processes are to be started
+	generation  *membership.Generation // write it
+	mark        *membership.Mark       // write it
+	reconfigure bool                   // ask all to end the generation after the running step
+	stop        string                 // ask all to checkpoint and stop; why
+	outcome     *store.Outcome         // end the run so
+	started     []string               // ids whose processes are to be started
+	suspended   bool                   // too few workers to go on: say so, and wait
 
 	culprit string    // of a failure: whose log tells more
 	atOnce  bool      // with outcome: the workers have no time to end in order
@@ -43,37 +47,119 @@ func decide(s situation) decision {
 		return d
 	}
 	if s.Started() {
-		return s.running()
-	}
-	if s.interrupts > 0 {
+		if d := s.running(); d.outcome != nil || d.stop != "" {
+			return d
+		}
+	} else if s.interrupts > 0 {
 		return decision{atOnce: true, outcome: &store.Outcome{
 			State: store.StateInterrupted, Step: checkpointStep(s.View), Message: "interrupted before the first step", Time: s.now,
 		}}
 	}
-	var view membership.View
-	for _, w := range s.Workers {
-		view.Workers = append(view.Workers, membership.Candidate{ID: w.ID, Incarnation: w.Incarnation, Addr: w.Addr, Host: w.Host, Registered: w.Registered})
+	gone := s.gone()
+	if s.settles(gone) {
+		return decision{mark: &membership.Mark{Settled: s.Generation.Number, Over: s.Mark.Over, Why: s.Mark.Why}}
 	}
-	view.Current, view.After, view.Min, view.Max = s.Generation, s.Run.After, s.Run.Min, s.Run.Max
-	plan := membership.Next(view, s.now)
-	if plan.Next != nil {
-		plan.Next.Restore = s.Run.Restore
+	plan := membership.Next(s.view(gone), s.now)
+	switch {
+	case plan.Next != nil:
 		return decision{generation: plan.Next, why: plan.Why}
+	case plan.Over:
+		return decision{mark: &membership.Mark{Settled: s.Mark.Settled, Over: s.Generation.Number, Why: plan.Why}, why: plan.Why}
+	case plan.Reconfigure:
+		return decision{reconfigure: true, why: plan.Why}
 	}
 	if absent := s.absent(); len(absent) > 0 {
 		return decision{started: absent, why: "not running"}
 	}
-	return decision{why: plan.Why, again: plan.Again}
+	if plan.Suspended {
+		if d, failed := s.deserted(gone, plan.Why); failed {
+			return d
+		}
+	}
+	again := plan.Again
+	if next := s.nextMissing(); again.IsZero() || !next.IsZero() && next.Before(again) {
+		again = next
+	}
+	return decision{suspended: plan.Suspended, why: plan.Why, again: again}
 }
 
-// absent are the workers whose processes have not been started.
+// view is what the planner sees.
+func (s situation) view(gone map[string]fault) membership.View {
+	v := membership.View{
+		Current: s.Generation, After: s.Run.After, Min: s.Run.Min, Max: s.Run.Max, Mark: s.Mark, Settled: s.Settled,
+		Gone: map[string]string{}, Promises: s.Promises, Replicas: s.Run.Replicas, Whole: s.Run.Whole, Restore: s.Run.Restore, Instruction: s.Instruction,
+	}
+	if s.Manifest.Step > 0 {
+		v.Restore = &membership.Restore{Store: s.Run.Store, Manifest: s.Manifest.Bytes, Step: s.Manifest.Step}
+	}
+	for id, f := range gone {
+		v.Gone[id] = f.words
+	}
+	for _, w := range s.Workers {
+		st := s.States[w.ID]
+		v.Workers = append(v.Workers, membership.Candidate{ID: w.ID, Incarnation: w.Incarnation, Addr: w.Addr, Host: w.Host, Registered: w.Registered,
+			Ready: st.Incarnation == w.Incarnation && st.Phase == membership.Waiting})
+	}
+	return v
+}
+
+// gone are the members that died without a word.
+func (s situation) gone() map[string]fault {
+	gone := map[string]fault{}
+	for _, m := range s.Generation.Members {
+		if f, ok := s.memberFault(m); ok && f.sudden {
+			gone[m.ID] = f
+		}
+	}
+	return gone
+}
+
+// settles says whether every member of the newest generation has its share of the state in place.
+func (s situation) settles(gone map[string]fault) bool {
+	if !s.Started() || s.Mark.Settled >= s.Generation.Number || s.Mark.Over >= s.Generation.Number || len(gone) > 0 {
+		return false
+	}
+	for _, m := range s.Generation.Members {
+		if share, ok := s.Shares[m.ID]; !ok || share.Incarnation != m.Incarnation || share.Generation != s.Generation.Number {
+			return false
+		}
+	}
+	return true
+}
+
+// deserted ends a run that has lost workers and will get no others: all have died, or recovery.below_min is fail.
+func (s situation) deserted(gone map[string]fault, why string) (decision, bool) {
+	if len(gone) == 0 || len(s.Workers) > 0 && !s.Run.FailBelowMin {
+		return decision{}, false
+	}
+	for _, p := range s.Processes {
+		if !p.Exited && !s.Run.FailBelowMin {
+			return decision{}, false // it may register yet
+		}
+	}
+	worst := slices.SortedFunc(maps.Values(gone), fault.compare)[0]
+	if settled := worst.when.Add(settleTime); s.now.Before(settled) {
+		return decision{again: settled, why: why}, true
+	}
+	return decision{culprit: worst.id, why: worst.words, outcome: &store.Outcome{
+		State: store.StateFailed, Step: checkpointStep(s.View), Message: worst.words, Time: s.now,
+	}}, true
+}
+
+// maxEarlyEnds is how often in a row a worker's process may end before it was a member: then it is not started again.
+const maxEarlyEnds = 3
+
+// absent are the workers whose processes are to be started: at first all, and with workers.restart those that died.
 func (s situation) absent() []string {
 	var ids []string
 	for i := range s.Run.Max {
 		id := fmt.Sprint(i)
-		_, launched := s.Processes[id]
+		p, launched := s.Processes[id]
 		_, registered := s.Registrations[id]
-		if !launched && !registered {
+		switch {
+		case !launched && !registered && !s.Started():
+			ids = append(ids, id)
+		case launched && p.Exited && s.Run.Restart && p.EarlyEnds < maxEarlyEnds:
 			ids = append(ids, id)
 		}
 	}
@@ -82,24 +168,32 @@ func (s situation) absent() []string {
 
 // running decides about a run that has a generation, of which nobody has failed.
 func (s situation) running() decision {
-	finished, stopped := 0, false
+	ended, finished, stopped := 0, 0, false
 	var step uint64
 	message := ""
 	for _, m := range s.Generation.Members {
+		// One that finished is proof that all had agreed on the end: another that died after that, or that lost its
+		// peers because they had finished, takes nothing away.
+		_, dead := s.memberFault(m)
+		if p := s.Promises[m.ID]; dead || p.Incarnation == m.Incarnation && p.Generation == s.Generation.Number {
+			ended++
+		}
 		if f, ok := s.finished(m.ID, m.Incarnation); ok {
 			finished++
+			ended++
 			step = max(step, f.Step)
 			if f.Outcome == membership.OutcomeStopped {
 				stopped, message = true, f.Message
 			}
 		}
 	}
+	all := finished > 0 && ended == len(s.Generation.Members)
 	switch {
-	case finished == len(s.Generation.Members) && !stopped:
+	case all && !stopped:
 		return decision{outcome: &store.Outcome{State: store.StateDone, Step: step, Time: s.now}}
-	case finished == len(s.Generation.Members) && s.Instruction.Kind == membership.Stop:
+	case all && s.Instruction.Kind == membership.Stop:
 		return decision{outcome: &store.Outcome{State: store.StateInterrupted, Step: step, Message: s.Instruction.Why, Time: s.now}}
-	case finished == len(s.Generation.Members):
+	case all:
 		return decision{outcome: &store.Outcome{State: store.StateStopped, Step: step, Message: message, Time: s.now}}
 	case s.interrupts > 1:
 		return decision{atOnce: true, outcome: &store.Outcome{
@@ -111,24 +205,25 @@ func (s situation) running() decision {
 	return decision{again: s.nextMissing()}
 }
 
-// failure is what ended the run, if anything did: recovery without a restart is not built yet, so any worker's does.
+// failure is what ended the run, if anything did: a worker that says that it has failed. One that dies without a word is
+// recovered from, unless it was never part of a generation.
 func (s situation) failure() (decision, bool) {
 	var all []fault
-	if s.Started() {
-		for _, m := range s.Generation.Members {
-			if f, ok := s.memberFault(m); ok {
-				all = append(all, f)
-			}
-		}
-	} else {
-		for id, p := range s.Processes {
-			if p.Exited {
-				all = append(all, fault{id: id, when: p.Time, sudden: true,
-					words: fmt.Sprintf("worker %s (process %d) ended before it was part of a generation: %s", id, p.PID, p.Status)})
-			}
+	failed := false
+	for _, m := range s.Generation.Members {
+		if f, ok := s.memberFault(m); ok {
+			all = append(all, f)
+			failed = failed || !f.sudden
 		}
 	}
-	if len(all) == 0 {
+	for id, p := range s.Processes {
+		if p.Exited && !s.Started() && (!s.Run.Restart || p.EarlyEnds >= maxEarlyEnds) {
+			failed = true
+			all = append(all, fault{id: id, when: p.Time, sudden: true,
+				words: fmt.Sprintf("worker %s (process %d) ended before it was part of a generation: %s", id, p.PID, p.Status)})
+		}
+	}
+	if !failed {
 		return decision{}, false
 	}
 	slices.SortFunc(all, fault.compare)

@@ -190,8 +190,10 @@ func (r *run) begin(ctx context.Context, o Options, p *prepared) error {
 		return err
 	}
 	j := &p.resolved.Job
+	stage, _ := j.Sharding.Stage.Number() // settled in a resolved job
 	_, err := r.leader.Begin(ctx, store.Run{
 		Job: j.Name, ResolvedYAML: p.yaml, JobFile: o.JobFile, Set: o.Set, Dir: r.folder.dir, Min: j.Workers.Min, Max: j.Workers.Max,
+		Replicas: j.Recovery.Replicas, Whole: stage == 0, Restart: j.Workers.Restart, FailBelowMin: j.Recovery.BelowMin == "fail", Store: storeDir(j),
 		StopAt: o.StopAt, Restore: p.restore, Fingerprint: p.fingerprint, After: p.after, Started: time.Now(),
 	})
 	if err != nil {

@@ -52,6 +52,8 @@ type reconciler struct {
 	exits      []exit // of processes, not in etcd yet
 	pinned     bool   // job.resolved.yaml has the fingerprint
 	ending     *ending
+	suspended  bool
+	lost       time.Time // when the loss that is being recovered from was seen; zero: none is
 }
 
 // ending is an outcome that has been decided and is written when the last process has gone.
@@ -152,16 +154,25 @@ func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
 	r.log.Debug("decided", "why", d.why, "again", d.again)
 	switch {
 	case d.generation != nil:
-		return now, r.generation(ctx, *d.generation, d.why)
+		return now, r.generation(ctx, v, *d.generation, d.why)
+	case d.mark != nil:
+		return now, r.mark(ctx, v, *d.mark)
+	case d.reconfigure:
+		r.record.event("reconfiguring", "the generation ends after the running step", d.why, nil)
+		return now, r.leader.PutInstruction(ctx, membership.Reconfigure, d.why)
 	case d.stop != "":
 		r.record.event("stopping", "workers checkpoint after the running step and stop", d.stop, nil)
 		return now, r.leader.PutInstruction(ctx, membership.Stop, d.stop)
 	case len(d.started) > 0:
-		return now, r.start(ctx, d.started)
+		return now, r.start(ctx, v, d.started)
 	case d.outcome != nil:
 		r.ending = r.ends(d, now)
 		return now, nil
 	}
+	if d.suspended && !r.suspended {
+		r.record.event("suspended", "suspended: the state is safe, and the job goes on when there are workers enough", d.why, nil)
+	}
+	r.suspended = d.suspended
 	return d.again, nil
 }
 
@@ -195,11 +206,11 @@ func (r *reconciler) miss(v store.View, now time.Time) {
 	}
 }
 
-func (r *reconciler) generation(ctx context.Context, g membership.Generation, why string) error {
+func (r *reconciler) generation(ctx context.Context, v store.View, g membership.Generation, why string) error {
 	ctx, span := r.tracer.Start(ctx, "generation", trace.WithAttributes(
 		attribute.Int64("generation", int64(g.Number)), attribute.Int("world_size", len(g.Members))))
 	defer span.End()
-	if err := r.leader.PutGeneration(ctx, 0, g); err != nil {
+	if err := r.leader.PutGeneration(ctx, v.Generation.Number, g); err != nil {
 		return err
 	}
 	ids := make([]string, len(g.Members))
@@ -207,7 +218,10 @@ func (r *reconciler) generation(ctx context.Context, g membership.Generation, wh
 		ids[rank] = m.ID
 	}
 	from := "the base model"
-	if g.Restore != nil {
+	switch {
+	case g.Handover != nil:
+		from = fmt.Sprintf("the state of step %d that is in their memory", g.Handover.Step)
+	case g.Restore != nil:
 		from = fmt.Sprintf("the checkpoint of step %d", g.Restore.Step)
 	}
 	r.record.event("generation", fmt.Sprintf("generation %d: %d workers, starting from %s", g.Number, len(g.Members), from), why,
@@ -215,13 +229,48 @@ func (r *reconciler) generation(ctx context.Context, g membership.Generation, wh
 	return nil
 }
 
+// mark says that a generation is over, or settled.
+func (r *reconciler) mark(ctx context.Context, v store.View, m membership.Mark) error {
+	if err := r.leader.PutMark(ctx, m); err != nil {
+		return err
+	}
+	number := fmt.Sprint(v.Generation.Number)
+	if m.Over > v.Mark.Over {
+		if r.lost.IsZero() {
+			r.lost = time.Now()
+		}
+		r.record.event("generation_over", fmt.Sprintf("generation %s is over", number), m.Why, map[string]string{"generation": number})
+		return nil
+	}
+	var received, restored uint64
+	for _, member := range v.Generation.Members {
+		received += v.Shares[member.ID].ReceivedBytes
+		restored += v.Shares[member.ID].RestoredBytes
+	}
+	fields := map[string]string{"generation": number, "received_bytes": fmt.Sprint(received), "restored_bytes": fmt.Sprint(restored)}
+	what := fmt.Sprintf("generation %s is settled", number)
+	if !r.lost.IsZero() {
+		fields["seconds"] = fmt.Sprintf("%.3f", time.Since(r.lost).Seconds())
+		what += fmt.Sprintf(", %.1f s after the one before was over", time.Since(r.lost).Seconds())
+		r.lost = time.Time{}
+	}
+	r.record.event("settled", what, "every shard and replica is in place", fields)
+	return nil
+}
+
 // start starts workers. One that cannot be started ends the run as one that died would.
-func (r *reconciler) start(ctx context.Context, ids []string) error {
+func (r *reconciler) start(ctx context.Context, v store.View, ids []string) error {
 	for _, id := range ids {
+		early := 0
+		if was, again := v.Processes[id]; again {
+			early = was.EarlyEnds
+			r.record.event("worker_restarted", fmt.Sprintf("worker %s is started again", id), was.Status, map[string]string{"worker": id})
+		}
 		p, err := r.launch.start(id, time.Now())
 		if err != nil {
 			p = store.Process{ID: id, Started: time.Now(), Exited: true, Status: err.Error(), Time: time.Now()}
 		}
+		p.EarlyEnds = early
 		if err := r.leader.PutProcess(ctx, p); err != nil {
 			return err
 		}
@@ -243,11 +292,20 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 	if e.err != nil {
 		p.Status = e.err.Error()
 	}
+	w, registered := v.Registrations[e.id]
+	registered = registered && w.PID == p.PID
+	p.EarlyEnds++
+	if _, member := v.Generation.Rank(e.id, w.Incarnation); registered && member {
+		p.EarlyEnds = 0
+	}
 	r.log.Info("worker process ended", "worker", e.id, "pid", p.PID, "status", p.Status)
+	if f, ok := v.Finished[e.id]; r.ending == nil && (!ok || f.Incarnation != w.Incarnation) {
+		r.record.event("worker_died", fmt.Sprintf("worker %s (process %d) died: %s", e.id, p.PID, p.Status), "", map[string]string{"worker": e.id})
+	}
 	if err := r.leader.PutProcess(ctx, p); err != nil {
 		return err
 	}
-	if w, ok := v.Registrations[e.id]; ok && w.PID == p.PID {
+	if registered {
 		return r.leader.Remove(ctx, w)
 	}
 	return nil

@@ -171,14 +171,42 @@ func (s *server) Watch(r *zerofleetv1.WatchRequest, stream grpc.ServerStreamingS
 	if _, err := s.caller(stream.Context(), r.GetWorker()); err != nil {
 		return err
 	}
-	return s.store.Signals(stream.Context(), func(g *membership.Generation, i *membership.Instruction) error {
-		if g != nil {
-			return stream.Send(&zerofleetv1.WatchResponse{Change: &zerofleetv1.WatchResponse_Generation{Generation: g.Proto()}})
+	return s.store.Signals(stream.Context(), func(change store.Signal) error {
+		out := &zerofleetv1.WatchResponse{}
+		switch {
+		case change.Generation != nil:
+			out.Change = &zerofleetv1.WatchResponse_Generation{Generation: change.Generation.Proto()}
+		case change.Instruction != nil:
+			i := change.Instruction
+			out.Change = &zerofleetv1.WatchResponse_Instruction{Instruction: &zerofleetv1.Instruction{
+				Sequence: i.Sequence, Kind: zerofleetv1.InstructionKind(i.Kind), Why: i.Why}}
+		case change.Mark != nil:
+			m := change.Mark
+			out.Change = &zerofleetv1.WatchResponse_Mark{Mark: &zerofleetv1.Mark{Settled: m.Settled, Over: m.Over, Why: m.Why}}
 		}
-		return stream.Send(&zerofleetv1.WatchResponse{Change: &zerofleetv1.WatchResponse_Instruction{Instruction: &zerofleetv1.Instruction{
-			Sequence: i.Sequence, Kind: zerofleetv1.InstructionKind(i.Kind), Why: i.Why,
-		}}})
+		return stream.Send(out)
 	})
+}
+
+func (s *server) Promise(ctx context.Context, r *zerofleetv1.PromiseRequest) (*zerofleetv1.PromiseResponse, error) {
+	w, err := s.caller(ctx, r.GetWorker())
+	if err != nil {
+		return nil, err
+	}
+	p := membership.Promise{Incarnation: w.Incarnation, Generation: r.GetGeneration(), Why: r.GetWhy()}
+	for _, h := range r.GetHeld() {
+		p.Held = append(p.Held, membership.HeldFromProto(h))
+	}
+	return &zerofleetv1.PromiseResponse{}, s.store.PutPromise(ctx, w.ID, p)
+}
+
+func (s *server) Settle(ctx context.Context, r *zerofleetv1.SettleRequest) (*zerofleetv1.SettleResponse, error) {
+	w, err := s.caller(ctx, r.GetWorker())
+	if err != nil {
+		return nil, err
+	}
+	return &zerofleetv1.SettleResponse{}, s.store.PutShare(ctx, w.ID, store.Share{Incarnation: w.Incarnation, Generation: r.GetGeneration(),
+		ReceivedBytes: r.GetReceivedBytes(), RestoredBytes: r.GetRestoredBytes()})
 }
 
 func (s *server) Report(ctx context.Context, r *zerofleetv1.ReportRequest) (*zerofleetv1.ReportResponse, error) {

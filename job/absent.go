@@ -10,9 +10,7 @@ var absentFields = []string{
 	"method.trainable",
 	"method.base_weights",
 	"offload",
-	"workers.restart",
 	"workers.spot",
-	"recovery",
 }
 
 // anyOther stands for every value that is not in the field's enum.
@@ -28,6 +26,7 @@ var absentValues = map[string][]string{
 	"collective.transport":       {"lanes", "shm"},
 	"workers.device":             {"cuda"},
 	"output.formats":             {"gguf"},
+	"recovery.replica_tier":      {"nvme"},
 	"train.leaf":                 {anyOther},
 	"train.optimizer.state_bits": {anyOther},
 }

@@ -15,6 +15,7 @@ var resumable = []string{
 	"train.max_seconds",
 	"workers",
 	"collective",
+	"recovery",
 	"checkpoint",
 	"eval",
 	"log",

@@ -24,6 +24,7 @@ type Job struct {
 	Sharding   Sharding   `yaml:"sharding" doc:"what is cut among workers, and the exact sum"`
 	Collective Collective `yaml:"collective" doc:"how workers talk to each other"`
 	Workers    Workers    `yaml:"workers" doc:"how many processes compute, and with what"`
+	Recovery   Recovery   `yaml:"recovery" doc:"how the job goes on when a worker is lost"`
 	Checkpoint Checkpoint `yaml:"checkpoint" doc:"what is kept to resume from"`
 	Eval       Eval       `yaml:"eval" doc:"evaluation"`
 	Log        Log        `yaml:"log" doc:"what is told, and where"`
@@ -128,7 +129,15 @@ type Workers struct {
 	Device            string  `yaml:"device" default:"auto" enum:"cpu|auto" doc:"what computes"`
 	Threads           int     `yaml:"threads" default:"1" range:"[1,4096]" doc:"CPU threads of a worker"`
 	DeviceMemoryBytes Bytes   `yaml:"device_memory_bytes" range:"[1048576,1125899906842624]" derived:"what the device has" doc:"a worker's budget"`
+	Restart           bool    `yaml:"restart" default:"false" doc:"start a worker again that died"`
 	OrphanSeconds     float64 `yaml:"orphan_seconds" default:"60" range:"[0,1e9]" doc:"without a coordinator for longer, a worker checkpoints and exits"`
+}
+
+// Recovery is how a job goes on when a worker is lost.
+type Recovery struct {
+	Replicas    int    `yaml:"replicas" default:"1" range:"[0,1]" doc:"how many other workers keep each shard of the state; 0: a lost worker costs what came after the newest checkpoint"`
+	ReplicaTier string `yaml:"replica_tier" default:"host" enum:"host" doc:"the memory that replicas are kept in"`
+	BelowMin    string `yaml:"below_min" default:"wait" enum:"wait|fail" doc:"with fewer than workers.min: wait for others, or end the run"`
 }
 
 // Checkpoint is what is kept to resume from.

@@ -18,6 +18,7 @@ const (
 	LeafGrads   Use = "leaf gradients"
 	Workspace   Use = "workspace"
 	Staging     Use = "staging"
+	Replica     Use = "replica" // another rank's state and gradient
 )
 
 const arenaAlign = 256 // bytes; a cache line, an AVX-512 store and a CUDA allocation all divide it

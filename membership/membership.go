@@ -38,7 +38,10 @@ type Generation struct {
 	Number  uint64
 	Members []Member // Members[r] has rank r
 	Why     string   // the planner's reason, in words
-	Restore *Restore // what all start from; nil: the base model at step 0
+	Restore *Restore // what all start from, unless Handover says so; nil: the base model at step 0
+	// Handover is the state that members hold already.
+	Handover *Handover
+	Handled  uint64 // instructions up to this sequence are carried out
 }
 
 // Rank is the rank of worker id's given incarnation, and whether it is a member at all.
@@ -78,6 +81,8 @@ const (
 	Stop = InstructionKind(zerofleetv1.InstructionKind_INSTRUCTION_KIND_STOP)
 	// Abandon ends the run without a checkpoint.
 	Abandon = InstructionKind(zerofleetv1.InstructionKind_INSTRUCTION_KIND_ABANDON)
+	// Reconfigure ends the generation: the next one has other members.
+	Reconfigure = InstructionKind(zerofleetv1.InstructionKind_INSTRUCTION_KIND_RECONFIGURE)
 )
 
 func (k InstructionKind) String() string {
@@ -88,6 +93,8 @@ func (k InstructionKind) String() string {
 		return "stop"
 	case Abandon:
 		return "abandon"
+	case Reconfigure:
+		return "reconfigure"
 	}
 	return "none"
 }
@@ -103,6 +110,8 @@ const (
 	Checkpointing = zerofleetv1.Phase_PHASE_CHECKPOINTING
 	Done          = zerofleetv1.Phase_PHASE_DONE
 	Failed        = zerofleetv1.Phase_PHASE_FAILED
+	Waiting       = zerofleetv1.Phase_PHASE_WAITING    // loaded, and not in a generation
+	Recovering    = zerofleetv1.Phase_PHASE_RECOVERING // building its share of a generation's state
 )
 
 // Outcome is how a worker's part of the job ended.
@@ -117,7 +126,7 @@ const (
 
 // GenerationFromProto and Proto translate a generation from and to the wire.
 func GenerationFromProto(p *zerofleetv1.Generation) Generation {
-	g := Generation{Number: p.GetNumber(), Why: p.GetWhy()}
+	g := Generation{Number: p.GetNumber(), Why: p.GetWhy(), Handover: handoverFromProto(p.GetHandover()), Handled: p.GetHandled()}
 	for _, m := range p.GetMembers() {
 		g.Members = append(g.Members, Member{ID: m.GetId(), Incarnation: m.GetIncarnation(), Rank: int(m.GetRank()), Addr: m.GetAddr(), Host: m.GetHost()})
 	}
@@ -129,7 +138,7 @@ func GenerationFromProto(p *zerofleetv1.Generation) Generation {
 
 // Proto is g on the wire.
 func (g Generation) Proto() *zerofleetv1.Generation {
-	p := &zerofleetv1.Generation{Number: g.Number, Why: g.Why}
+	p := &zerofleetv1.Generation{Number: g.Number, Why: g.Why, Handover: g.Handover.Proto(), Handled: g.Handled}
 	for _, m := range g.Members {
 		p.Members = append(p.Members, &zerofleetv1.Member{Id: m.ID, Incarnation: m.Incarnation, Rank: uint32(m.Rank), Addr: m.Addr, Host: m.Host})
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/zerofleet/zerofleet/shard"
 )
 
 // GatherGrace is how long after the last registration a job with fewer workers than it may use starts all the same.
@@ -17,6 +19,7 @@ type Candidate struct {
 	Addr        string
 	Host        string
 	Registered  time.Time
+	Ready       bool // it has loaded what the job needs, and waits
 }
 
 // View is what the planner decides from.
@@ -25,12 +28,31 @@ type View struct {
 	Current  Generation  // Number 0: this run has none yet
 	After    uint64      // the run's first generation has number After+1
 	Min, Max int         // members a generation may have
+
+	Mark     Mark
+	Settled  Generation         // the generation that Mark.Settled names
+	Gone     map[string]string  // members of Current that are known to be dead: why, by id
+	Promises map[string]Promise // of Current's members, by id
+	// Replicas is how many other ranks keep each shard: 0 or 1.
+	Replicas int
+	// Whole says that every rank has everything: stage 0.
+	Whole bool
+	// Restore is where the job goes back to when state is lost: its newest committed checkpoint, or what it started from.
+	Restore *Restore
+	// Instruction is the newest one that is in force.
+	Instruction Instruction
 }
 
-// Decision is what the planner wants.
+// Decision is what the planner wants. At most one of the first three is set.
 type Decision struct {
 	// Next is the generation to write; nil: none now.
 	Next *Generation
+	// Over says that the current generation is over, so that its members promise.
+	Over bool
+	// Reconfigure asks the members to end the generation after the running step.
+	Reconfigure bool
+	// Suspended says that there are too few workers to go on.
+	Suspended bool
 	// Why says it in words, for the event log.
 	Why string
 	// Again is when to ask again although nothing has changed; zero: not before something does.
@@ -38,10 +60,169 @@ type Decision struct {
 }
 
 // Next decides who forms the next generation. It is a pure function: the same view and now give the same answer.
+//
+// A generation ends when a member is dead, when one says that its part has ended, or at a boundary that all were asked
+// to stop at. Its living members then promise never to advance in it again and report what they hold; when all have, the
+// next generation is planned from their reports alone.
 func Next(v View, now time.Time) Decision {
-	if v.Current.Number > 0 {
-		return Decision{Why: fmt.Sprintf("generation %d stands", v.Current.Number)}
+	if v.Current.Number == 0 {
+		return start(v, now)
 	}
+	var silent, promised []string
+	reason := ""
+	for _, m := range v.Current.Members {
+		if why, dead := v.Gone[m.ID]; dead {
+			if reason == "" {
+				reason = why
+			}
+			continue
+		}
+		if p, ok := v.Promises[m.ID]; ok && p.Incarnation == m.Incarnation && p.Generation == v.Current.Number {
+			promised = append(promised, m.ID)
+			if reason == "" && p.Why != "" {
+				reason = fmt.Sprintf("worker %s: %s", m.ID, p.Why)
+			}
+			continue
+		}
+		silent = append(silent, m.ID)
+	}
+	over := len(silent) < len(v.Current.Members)
+	switch {
+	case over && len(silent) > 0:
+		return Decision{Over: v.Mark.Over < v.Current.Number, Why: reason}
+	case over:
+		return plan(v, reason)
+	case v.Mark.Settled < v.Current.Number:
+		return Decision{Why: fmt.Sprintf("generation %d takes over its state", v.Current.Number)}
+	}
+	if why := other(v); why != "" {
+		return Decision{Reconfigure: v.Instruction.Kind != Reconfigure || v.Instruction.Sequence <= v.Current.Handled, Why: why}
+	}
+	return Decision{Why: fmt.Sprintf("generation %d stands", v.Current.Number)}
+}
+
+// other says why the job should have other members, though all of them are well; "" when it should not.
+func other(v View) string {
+	have := len(v.Current.Members)
+	if have > v.Max {
+		return fmt.Sprintf("%d workers, and the job may use %d", have, v.Max)
+	}
+	if joiners := joiners(v); len(joiners) > 0 && have < v.Max {
+		return fmt.Sprintf("worker %s has joined: %d of %d workers", joiners[0].ID, have, v.Max)
+	}
+	return ""
+}
+
+// joiners are the workers that wait to become members, in the order of their ids.
+func joiners(v View) []Candidate {
+	var list []Candidate
+	for _, w := range v.Workers {
+		if _, member := v.Current.Rank(w.ID, w.Incarnation); !member && w.Ready {
+			list = append(list, w)
+		}
+	}
+	slices.SortFunc(list, func(a, b Candidate) int { return CompareIDs(a.ID, b.ID) })
+	return list
+}
+
+// plan is the generation after Current, whose living members have all promised.
+func plan(v View, reason string) Decision {
+	living := map[string]Candidate{}
+	for _, w := range v.Workers {
+		living[w.ID] = w
+	}
+	g := &Generation{Number: v.Current.Number + 1, Why: reason}
+	add := func(c Candidate) {
+		g.Members = append(g.Members, Member{ID: c.ID, Incarnation: c.Incarnation, Rank: len(g.Members), Addr: c.Addr, Host: c.Host})
+	}
+	for _, m := range v.Current.Members { // survivors keep their order
+		c, ok := living[m.ID]
+		if _, dead := v.Gone[m.ID]; !dead && ok && c.Incarnation == m.Incarnation && stays(v, m, len(g.Members)) {
+			add(c)
+		}
+	}
+	for _, c := range joiners(v) {
+		if len(g.Members) < v.Max {
+			add(c)
+		}
+	}
+	if len(g.Members) < max(v.Min, 1) {
+		return Decision{Suspended: true, Why: fmt.Sprintf("%d of %d workers live, the job needs %d: suspended (%s)", len(g.Members), v.Max, v.Min, reason)}
+	}
+	if v.Instruction.Kind == Reconfigure {
+		g.Handled = v.Instruction.Sequence
+	}
+	g.Handled = max(g.Handled, v.Current.Handled)
+	lost := ""
+	if g.Handover, lost = handover(v, g); g.Handover == nil {
+		g.Restore = v.Restore
+	}
+	if lost != "" {
+		from := "the base model"
+		if g.Restore != nil {
+			from = fmt.Sprintf("the checkpoint of step %d", g.Restore.Step)
+		}
+		g.Why = strings.TrimPrefix(fmt.Sprintf("%s; %s: back to %s", reason, lost, from), "; ")
+	}
+	return Decision{Next: g, Why: g.Why}
+}
+
+// stays says whether a member stays in a job that may use fewer workers than it has: the last ranks leave, and of a rank
+// and its buddy only one at a time, since what leaves is served from the other.
+func stays(v View, m Member, taken int) bool {
+	if len(v.Current.Members) <= v.Max || v.Whole {
+		return taken < v.Max
+	}
+	return m.Rank < v.Max || (len(v.Current.Members)-1-m.Rank)%2 == 1
+}
+
+// handover finds the settled state among the members of g: from each shard's owner, else from its buddy. lost says what
+// is missing, if anything is.
+func handover(v View, g *Generation) (h *Handover, lost string) {
+	if v.Mark.Settled <= v.After {
+		return nil, "" // nothing was settled in this run yet
+	}
+	world := len(v.Settled.Members)
+	h = &Handover{Settled: v.Mark.Settled, World: world, Step: -1}
+	at := map[int]int{} // rank in the settled generation to rank in the next
+	for _, m := range g.Members {
+		held, ok := v.Promises[m.ID].of(v.Mark.Settled)
+		if !ok || v.Promises[m.ID].Incarnation != m.Incarnation {
+			continue
+		}
+		at[held.Rank] = m.Rank
+		if held.Step > h.Step {
+			h.Step, h.OptimizerStep, h.Records, h.Cursor = held.Step, held.OptimizerStep, held.Records, held.Cursor
+		}
+	}
+	if v.Whole {
+		for old := range world {
+			if r, ok := at[old]; ok {
+				h.Holders = append(h.Holders, Holder{Rank: r})
+			}
+		}
+		if h.World = 1; len(h.Holders) == 0 {
+			return nil, "no rank of the settled generation is left"
+		}
+		return h, ""
+	}
+	for old := range world {
+		buddy := shard.Buddy(old, world)
+		if r, ok := at[old]; ok {
+			h.Holders = append(h.Holders, Holder{Rank: r})
+		} else if r, ok := at[buddy]; ok && buddy != old && v.Replicas > 0 {
+			h.Holders = append(h.Holders, Holder{Rank: r, Replica: true})
+		} else if buddy == old || v.Replicas == 0 {
+			return nil, fmt.Sprintf("nobody has the shard of rank %d of generation %d", old, v.Mark.Settled)
+		} else {
+			return nil, fmt.Sprintf("ranks %d and %d of generation %d, a rank and its buddy, are both gone", old, buddy, v.Mark.Settled)
+		}
+	}
+	return h, ""
+}
+
+// start is the run's first generation.
+func start(v View, now time.Time) Decision {
 	have := fmt.Sprintf("%d of %d workers registered", len(v.Workers), v.Max)
 	switch {
 	case len(v.Workers) >= v.Max:
@@ -66,7 +247,7 @@ func Next(v View, now time.Time) Decision {
 func first(v View, why string) *Generation {
 	workers := slices.Clone(v.Workers)
 	slices.SortFunc(workers, func(a, b Candidate) int { return CompareIDs(a.ID, b.ID) })
-	g := &Generation{Number: v.After + 1, Why: why}
+	g := &Generation{Number: v.After + 1, Why: why, Restore: v.Restore}
 	for rank, w := range workers[:min(len(workers), v.Max)] {
 		g.Members = append(g.Members, Member{ID: w.ID, Incarnation: w.Incarnation, Rank: rank, Addr: w.Addr, Host: w.Host})
 	}

@@ -34,7 +34,8 @@ type Session struct {
 	mu          sync.Mutex
 	generation  Generation // newest seen; Number 0: none yet
 	instruction Instruction
-	changed     chan struct{} // closed, and replaced, when generation changes
+	mark        Mark
+	changed     chan struct{} // closed, and replaced, when generation or mark changes
 	err         error
 }
 
@@ -106,6 +107,82 @@ func (s *Session) Generation(ctx context.Context, after uint64) (Generation, err
 			return Generation{}, ctx.Err()
 		}
 	}
+}
+
+// Settled waits until a generation is settled. It is false when the generation is over before that.
+func (s *Session) Settled(ctx context.Context, generation uint64) (bool, error) {
+	for {
+		s.mu.Lock()
+		m, g, changed, err := s.mark, s.generation, s.changed, s.err
+		s.mu.Unlock()
+		switch {
+		case err != nil:
+			return false, err
+		case m.Settled >= generation:
+			return true, nil
+		case m.Over >= generation || g.Number > generation:
+			return false, nil
+		}
+		select {
+		case <-changed:
+		case <-s.done:
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+// Over waits until a generation is over: the coordinator has said so, or written a newer one. It returns why in words, and
+// "" when ctx or the session ends first.
+func (s *Session) Over(ctx context.Context, generation uint64) string {
+	for {
+		s.mu.Lock()
+		m, g, changed := s.mark, s.generation, s.changed
+		s.mu.Unlock()
+		switch {
+		case m.Over >= generation:
+			return m.Why
+		case g.Number > generation:
+			return g.Why
+		}
+		select {
+		case <-changed:
+		case <-s.done:
+			return ""
+		case <-ctx.Done():
+			return ""
+		}
+	}
+}
+
+// Promise gives the coordinator this worker's word that it has closed everything of a generation, and what it holds. It
+// waits for the coordinator until ctx ends.
+func (s *Session) Promise(ctx context.Context, generation uint64, held []Held, why string) error {
+	r := &zerofleetv1.PromiseRequest{Worker: s.id, Generation: generation, Why: why}
+	for _, h := range held {
+		r.Held = append(r.Held, h.Proto())
+	}
+	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
+		_, err := c.Promise(ctx, r)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("promise to leave generation %d: %w", generation, err)
+	}
+	return nil
+}
+
+// Settle tells the coordinator that this worker's share of a generation's state is in place, and what came from where.
+func (s *Session) Settle(ctx context.Context, generation uint64, received, restored int64) error {
+	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
+		_, err := c.Settle(ctx, &zerofleetv1.SettleRequest{Worker: s.id, Generation: generation,
+			ReceivedBytes: uint64(received), RestoredBytes: uint64(restored)})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("settle generation %d: %w", generation, err)
+	}
+	return nil
 }
 
 // Instruction is the newest instruction seen; the zero value if there was none. It does not wait.
@@ -243,10 +320,19 @@ func (s *Session) see(m *zerofleetv1.WatchResponse) {
 	defer s.mu.Unlock()
 	if g := m.GetGeneration(); g.GetNumber() > s.generation.Number {
 		s.generation = GenerationFromProto(g)
-		close(s.changed)
-		s.changed = make(chan struct{})
+		s.announce()
+	}
+	if m := m.GetMark(); m.GetSettled() > s.mark.Settled || m.GetOver() > s.mark.Over {
+		s.mark = Mark{Settled: max(m.GetSettled(), s.mark.Settled), Over: max(m.GetOver(), s.mark.Over), Why: m.GetWhy()}
+		s.announce()
 	}
 	if i := m.GetInstruction(); i.GetSequence() > s.instruction.Sequence {
 		s.instruction = Instruction{Sequence: i.GetSequence(), Kind: InstructionKind(i.GetKind()), Why: i.GetWhy()}
 	}
+}
+
+// announce wakes what waits for a generation or a mark. The caller holds mu.
+func (s *Session) announce() {
+	close(s.changed)
+	s.changed = make(chan struct{})
 }

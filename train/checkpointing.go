@@ -49,7 +49,7 @@ type gathered struct {
 
 // begin copies the state and starts to write it. It waits for the write before, if that still runs. The last step's
 // checkpoint may have been begun already.
-func (c *checkpointer) begin(ctx context.Context, cursor checkpoint.Cursor) error {
+func (c *checkpointer) begin(ctx context.Context) error {
 	if c.begun == c.t.step {
 		return nil
 	}
@@ -61,7 +61,7 @@ func (c *checkpointer) begin(ctx context.Context, cursor checkpoint.Cursor) erro
 	}
 	c.snapshot = snapshot
 	m := c.base
-	m.Step, m.OptimizerStep, m.Cursor = c.t.step, c.t.optimizerStep, cursor
+	m.Step, m.OptimizerStep, m.Cursor = c.t.step, c.t.optimizerStep, c.t.cursor
 	m.Version, m.Generation, m.World, m.LossScale = checkpoint.Version, c.t.group.Generation(), c.t.world, 1
 	m.Units, m.Parts = c.t.manifestUnits(), make([]checkpoint.Part, c.t.world)
 	if c.t.rank == 0 {

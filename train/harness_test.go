@@ -207,14 +207,12 @@ func (h history) rank(ctx context.Context, files string, g collective.Group, res
 		return err
 	}
 	defer t.Close()
-	cursor := checkpoint.Cursor{}
 	if h.resume != nil {
 		rd := checkpoint.Open(h.store, h.resume)
 		defer rd.Close()
 		if err := t.Restore(ctx, rd); err != nil {
 			return err
 		}
-		cursor = h.resume.Cursor
 	} else {
 		if err := t.Init(ctx, seededWeights); err != nil {
 			return err
@@ -236,7 +234,7 @@ func (h history) rank(ctx context.Context, files string, g collective.Group, res
 	}
 	rank0 := g.Rank() == 0
 	out, err := t.Run(ctx, train.Run{
-		Data: ds, Eval: eval, EvalEvery: h.evalEvery, Store: h.store, CheckpointEvery: h.every, CheckpointOnStop: true, StopAt: h.stopAt, Cursor: cursor,
+		Data: ds, Eval: eval, EvalEvery: h.evalEvery, Store: h.store, CheckpointEvery: h.every, CheckpointOnStop: true, StopAt: h.stopAt,
 		Manifest:    checkpoint.Manifest{Job: "test", Fingerprint: "none", Model: []byte("{}")},
 		Instruction: func() train.Instruction { return train.Instruction{} },
 		StopReason:  func() train.StopReason { return 0 },

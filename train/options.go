@@ -19,7 +19,7 @@ import (
 	"github.com/zerofleet/zerofleet/shard"
 )
 
-// Options are what a step computes with. All but Stage and Recompute can change a bit of the result.
+// Options are what a step computes with. All but Stage, Recompute and Replicas can change a bit of the result.
 type Options struct {
 	Stage shard.Stage
 	// Compute is the type of activations and of the parameters that products read: f32 or bf16.
@@ -31,6 +31,9 @@ type Options struct {
 	GlobalBatch, MicroBatch, SequenceLen int
 	// Recompute keeps only the blocks' inputs and computes the rest again in the backward.
 	Recompute bool
+	// Replicas is how many other ranks keep each shard, so that no committed step is lost with a rank: 0 or 1. Stage 0 and
+	// one rank alone have none, whatever it says.
+	Replicas int
 	// MaxGradNorm clips the L2 norm of the gradient; 0 does not.
 	MaxGradNorm float64
 	Optimizer   AdamW
@@ -91,6 +94,9 @@ func (o Options) Validate() error {
 	}
 	if o.GlobalBatch < 1 || o.MicroBatch < 1 || o.SequenceLen < 2 {
 		bad("global batch %d, micro-batch %d, sequence %d: want at least 1, 1 and 2", o.GlobalBatch, o.MicroBatch, o.SequenceLen)
+	}
+	if o.Replicas < 0 || o.Replicas > 1 {
+		bad("replicas %d: want 0 or 1", o.Replicas)
 	}
 	return errors.Join(faults...)
 }

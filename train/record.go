@@ -25,6 +25,8 @@ const (
 	Stop
 	// Abandon ends the run without a checkpoint.
 	Abandon
+	// Reconfigure ends the generation: the next one has other members.
+	Reconfigure
 )
 
 // StopReason says why a rank stops by itself, with a checkpoint.
@@ -71,6 +73,8 @@ type Commit struct {
 	Instruction   Instruction
 	Stop          StopReason // the highest of the ranks'
 	Notes         [][]byte   // by rank
+
+	records [][]byte // what it was merged from, encoded, without the notes
 }
 
 // Merge computes the commit record of the ranks' records, in rank order.
@@ -91,6 +95,24 @@ func Merge(step uint64, records []Record) (Commit, error) {
 		}
 		c.Stop = max(c.Stop, r.Stop)
 		c.Notes[rank] = r.Note
+	}
+	return c, nil
+}
+
+// MergeEncoded is Merge of encoded records.
+func MergeEncoded(step uint64, encoded [][]byte) (Commit, error) {
+	records := make([]Record, len(encoded))
+	for rank, b := range encoded {
+		if err := records[rank].UnmarshalBinary(b); err != nil {
+			return Commit{}, fmt.Errorf("record of rank %d: %w", rank, err)
+		}
+	}
+	c, err := Merge(step, records)
+	if err != nil {
+		return Commit{}, err
+	}
+	for rank, r := range records {
+		c.records = append(c.records, encoded[rank][:len(encoded[rank])-len(r.Note)])
 	}
 	return c, nil
 }

@@ -20,8 +20,7 @@ type Run struct {
 	Store               checkpoint.Store
 	CheckpointEvery     int64 // 0: at the end only
 	CheckpointOnStop    bool
-	StopAt              int64 // stop after this step, with a checkpoint; 0: at the job's end
-	Cursor              checkpoint.Cursor
+	StopAt              int64               // stop after this step, with a checkpoint; 0: at the job's end
 	Manifest            checkpoint.Manifest // what every checkpoint of the job says: job, model, fingerprint
 	Instruction         func() Instruction  // the newest one that this rank has seen
 	StopReason          func() StopReason   // whether this rank wants to stop
@@ -30,6 +29,8 @@ type Run struct {
 	Evaluated           func(step int64, e Evaluation)
 	Phase               func(phase string)
 	EvaluateBeforeFirst bool
+	// Handled is the newest instruction that an earlier generation carried out.
+	Handled uint64
 }
 
 // StepReport tells of a committed step.
@@ -37,9 +38,6 @@ type StepReport struct {
 	Metrics
 	Tokens  int           // of the global batch, counting in the loss or not
 	Elapsed time.Duration // since the commit before
-	// ReduceTime is computing, reducing and agreeing; UpdateTime updating and gathering; SnapshotTime what the checkpoint
-	// after the step before made this one wait.
-	ReduceTime, UpdateTime, SnapshotTime time.Duration
 }
 
 // Outcome says how a run ended without an error.
@@ -48,6 +46,8 @@ type Outcome struct {
 	Done    bool // all steps of the job
 	Reason  string
 	Stopped StopReason
+	// Reconfigure says that only the generation has ended: the job goes on in another.
+	Reconfigure bool
 }
 
 // Run trains until the job's last step, StopAt, an instruction to stop, or an error. All ranks return after the
@@ -61,16 +61,14 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			err = e
 		}
 	}()
-	stream := r.Data.Stream(data.Cursor(r.Cursor), int(t.step))
-	cursor := r.Cursor
+	stream := r.Data.Stream(data.Cursor(t.cursor), int(t.step))
 	if r.Eval != nil && r.EvaluateBeforeFirst {
 		if err := t.evaluate(ctx, r); err != nil {
 			return out, err
 		}
 	}
-	var handled uint64 // sequence number of the newest instruction carried out
+	handled := r.Handled
 	last := time.Now()
-	var snapshotTime time.Duration
 	for {
 		if r.StopAt > 0 && t.step >= r.StopAt {
 			out = Outcome{Step: t.step, Reason: fmt.Sprintf("stopped at step %d as asked", t.step)}
@@ -84,7 +82,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 		if err != nil {
 			return out, err
 		}
-		began := time.Now()
+		t.next = checkpoint.Cursor(batch.After)
 		var noteErr error
 		c, err := t.Reduce(ctx, Leaves{batch.Leaves, batch.Leaf}, func() Own {
 			var note []byte
@@ -97,16 +95,19 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 		if err != nil {
 			return out, err
 		}
-		reduced := time.Now()
-		m, err := t.Update(ctx, c)
+		// Applied and told before anything else can go wrong: a step that is in the state is in the metrics.
+		m, err := t.apply(c)
 		if err != nil {
 			return out, err
 		}
-		cursor = checkpoint.Cursor(batch.After)
 		now := time.Now()
-		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last), ReduceTime: reduced.Sub(began),
-			UpdateTime: now.Sub(reduced), SnapshotTime: snapshotTime})
-		last, snapshotTime = now, 0
+		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last)})
+		last = now
+		if m.Updated {
+			if err := t.publish(ctx); err != nil {
+				return out, err
+			}
+		}
 		if err := ck.hear(ctx, c.Notes); err != nil {
 			return out, err
 		}
@@ -123,6 +124,10 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 		case c.Stop != 0:
 			out = Outcome{Step: t.step, Reason: c.Stop.String(), Stopped: c.Stop}
 		}
+		if asked.Kind == Reconfigure && out.Reason == "" {
+			// What is being checkpointed is finished by those who began it.
+			return Outcome{Step: t.step, Reconfigure: true, Reason: "other members"}, ck.finish(ctx)
+		}
 		if out.Reason != "" {
 			if !r.CheckpointOnStop {
 				return out, nil
@@ -130,10 +135,9 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			break
 		}
 		if asked.Kind == CheckpointNow || r.CheckpointEvery > 0 && t.step%r.CheckpointEvery == 0 {
-			if err := ck.begin(ctx, cursor); err != nil {
+			if err := ck.begin(ctx); err != nil {
 				return out, err
 			}
-			snapshotTime = time.Since(now)
 		}
 		if r.Eval != nil && r.EvalEvery > 0 && t.step%r.EvalEvery == 0 {
 			if err := t.evaluate(ctx, r); err != nil {
@@ -143,7 +147,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 		}
 	}
 	r.Phase("checkpointing")
-	if err := ck.begin(ctx, cursor); err != nil {
+	if err := ck.begin(ctx); err != nil {
 		return out, err
 	}
 	if err := ck.finish(ctx); err != nil {

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -26,6 +27,8 @@ type unit struct {
 	// acc is the fold's accumulator in Host memory, f32, the part. At stage 0 all, padded: the fold fills
 	// the rank's part and a gather the rest.
 	acc kernels.Buffer
+	// replica is the ward's shard, and its gradient once it has shipped it.
+	replica shardOf
 	// folded counts the elements that this step's leaves added to the rank's part of acc.
 	folded *atomic.Int64
 	// firstTensor is the canonical index of the unit's first tensor in the model.
@@ -49,9 +52,30 @@ type slot struct {
 	reducing       *collective.Pending
 }
 
-// take takes all memory of the training state from a, in an order that depends on the options alone.
-func (t *Trainer) take(a *kernels.Arena) error {
-	g := grabber{a: a}
+// shardOf is one rank's shard of a unit as somebody holds it: its owner, or its buddy as a replica. What is held are
+// canonical elements [lo, hi), without padding; base is that of the buffers' first element.
+type shardOf struct {
+	lo, hi, base      int
+	master, m, v, acc kernels.Buffer
+}
+
+// own is what the rank holds for itself: its shard, or at stage 0 everything.
+func (u *unit) shard() shardOf {
+	return shardOf{lo: u.lo, hi: u.hi, base: u.base, master: u.master, m: u.m, v: u.v, acc: u.acc}
+}
+
+// shards are what this rank keeps up to date of u: its own, and its ward's replica where there is one.
+func (t *Trainer) shards(u *unit) []shardOf {
+	if t.replicates() {
+		return []shardOf{u.shard(), u.replica}
+	}
+	return []shardOf{u.shard()}
+}
+
+// take takes all memory, in an order that depends on the options alone: from held what the next generation may need, from
+// a the rest.
+func (t *Trainer) take(held, a *kernels.Arena) error {
+	g, h := &grabber{a: a}, &grabber{a: held}
 	stage, unified := t.o.Stage, t.dev.Backend.Caps().Unified
 	alias := t.o.mastersAreParameters(unified)
 	mainKind := kernels.Device
@@ -71,33 +95,46 @@ func (t *Trainer) take(a *kernels.Arena) error {
 		tensors += len(s.Tensors)
 		padded, part := layout.PaddedElems(), layout.PartElems()
 		partLo, partHi := layout.Part(t.rank)
-		held := part
+		elems := part
 		u.lo, u.hi = layout.Owned(t.rank)
 		u.base = partLo
 		if stage == shard.Replicated {
-			held, u.lo, u.hi, u.base = padded, 0, s.Elems, 0
+			elems, u.lo, u.hi, u.base = padded, 0, s.Elems, 0
 		}
 		switch {
 		case stage == shard.Parameters && alias:
-			u.master = g.take(kernels.Parameters, mainKind, kernels.F32, part)
+			u.master = h.take(kernels.Parameters, mainKind, kernels.F32, part)
 			u.wirePart = u.master
 		case stage == shard.Parameters:
 			u.wirePart = g.take(kernels.Parameters, kernels.Host, t.o.WireParameters, part)
-			u.master = g.take(kernels.Optimizer, kernels.Device, kernels.F32, part)
+			u.master = h.take(kernels.Optimizer, kernels.Device, kernels.F32, part)
 		default:
-			u.whole = g.take(kernels.Parameters, mainKind, t.o.Compute, padded)
+			whole := g
+			if alias {
+				whole = h
+			}
+			u.whole = whole.take(kernels.Parameters, mainKind, t.o.Compute, padded)
 			if alias {
 				u.master = u.whole
 				if stage != shard.Replicated {
 					u.master = u.whole.Slice(partLo, partHi)
 				}
 			} else {
-				u.master = g.take(kernels.Optimizer, kernels.Device, kernels.F32, held)
+				u.master = h.take(kernels.Optimizer, kernels.Device, kernels.F32, elems)
 			}
 		}
-		u.m = g.take(kernels.Optimizer, kernels.Device, kernels.F32, held)
-		u.v = g.take(kernels.Optimizer, kernels.Device, kernels.F32, held)
-		u.acc = g.take(kernels.Gradients, kernels.Host, kernels.F32, held)
+		u.m = h.take(kernels.Optimizer, kernels.Device, kernels.F32, elems)
+		u.v = h.take(kernels.Optimizer, kernels.Device, kernels.F32, elems)
+		u.acc = h.take(kernels.Gradients, kernels.Host, kernels.F32, elems)
+		if t.replicates() {
+			ward := shard.Ward(t.rank, t.world)
+			r := &u.replica
+			r.base, _ = layout.Part(ward)
+			r.lo, r.hi = layout.Owned(ward)
+			for _, b := range []*kernels.Buffer{&r.master, &r.m, &r.v, &r.acc} {
+				*b = h.take(kernels.Replica, kernels.Host, kernels.F32, part)
+			}
+		}
 		t.units[i] = u
 		sl := &t.slots[t.schedule.Slot(i)]
 		sl.elems = max(sl.elems, padded)
@@ -122,8 +159,8 @@ func (t *Trainer) take(a *kernels.Arena) error {
 		t.staging = g.take(kernels.Staging, kernels.Host, t.o.WireParameters, t.maxPadded)
 	}
 	t.squares = g.take(kernels.Workspace, kernels.Device, kernels.F64, t.maxPart/shard.BlockElems)
-	if g.err != nil {
-		return g.err
+	if err := errors.Join(h.err, g.err); err != nil {
+		return err
 	}
 	var err error
 	t.pass, err = t.dec.NewPass(a, t.passOptions())

@@ -8,6 +8,11 @@ import (
 	"github.com/zerofleet/zerofleet/kernels"
 )
 
+// fields are the buffers that a checkpoint and a handover carry.
+func (h shardOf) fields() [checkpoint.Fields]kernels.Buffer {
+	return [checkpoint.Fields]kernels.Buffer{checkpoint.Master: h.master, checkpoint.M: h.m, checkpoint.V: h.v}
+}
+
 // chunkElems is how much of a unit is staged at once when state is read: 4 MiB.
 const chunkElems = 1 << 20
 
@@ -19,23 +24,25 @@ type ReadWeights func(ctx context.Context, tensor string, lo, hi int, dst []floa
 func (t *Trainer) Init(ctx context.Context, read ReadWeights) error {
 	for i := range t.units {
 		u := &t.units[i]
-		for _, tensor := range u.Tensors {
-			lo, hi := max(tensor.Offset, u.lo), min(tensor.Offset+tensor.Elems, u.hi)
-			err := t.fill(ctx, u.master, lo-u.base, hi-u.base, func(at, end int, dst []float32) error {
-				from := u.base - tensor.Offset
-				return read(ctx, tensor.Name, from+at, from+end, dst)
-			})
-			if err != nil {
-				return fmt.Errorf("read %s: %w", tensor.Name, err)
+		for _, h := range t.shards(u) {
+			for _, tensor := range u.Tensors {
+				lo, hi := max(tensor.Offset, h.lo), min(tensor.Offset+tensor.Elems, h.hi)
+				err := t.fill(ctx, h.master, lo-h.base, hi-h.base, func(at, end int, dst []float32) error {
+					from := h.base - tensor.Offset
+					return read(ctx, tensor.Name, from+at, from+end, dst)
+				})
+				if err != nil {
+					return fmt.Errorf("read %s: %w", tensor.Name, err)
+				}
 			}
-		}
-		for _, moment := range []kernels.Buffer{u.m, u.v} {
-			if err := t.stream.Launch(kernels.Fill{Dst: moment}); err != nil {
-				return err
+			for _, moment := range []kernels.Buffer{h.m, h.v} {
+				if err := t.stream.Launch(kernels.Fill{Dst: moment}); err != nil {
+					return err
+				}
 			}
 		}
 	}
-	t.step, t.optimizerStep = 0, 0
+	t.step, t.optimizerStep, t.cursor = 0, 0, checkpoint.Cursor{}
 	return t.publish(ctx)
 }
 
@@ -44,20 +51,19 @@ func (t *Trainer) Init(ctx context.Context, read ReadWeights) error {
 func (t *Trainer) Restore(ctx context.Context, c *checkpoint.Reader) error {
 	for i := range t.units {
 		u := &t.units[i]
-		for _, s := range []struct {
-			field checkpoint.Field
-			buf   kernels.Buffer
-		}{{checkpoint.Master, u.master}, {checkpoint.M, u.m}, {checkpoint.V, u.v}} {
-			err := t.fill(ctx, s.buf, u.lo-u.base, u.hi-u.base, func(at, end int, dst []float32) error {
-				return c.Read(ctx, u.Name, s.field, u.base+at, u.base+end, dst)
-			})
-			if err != nil {
-				return fmt.Errorf("restore %s of %s: %w", s.field, u.Name, err)
+		for _, h := range t.shards(u) {
+			for f, buf := range h.fields() {
+				err := t.fill(ctx, buf, h.lo-h.base, h.hi-h.base, func(at, end int, dst []float32) error {
+					return c.Read(ctx, u.Name, checkpoint.Field(f), h.base+at, h.base+end, dst)
+				})
+				if err != nil {
+					return fmt.Errorf("restore %s of %s: %w", checkpoint.Field(f), u.Name, err)
+				}
 			}
 		}
 	}
 	m := c.Manifest()
-	t.step, t.optimizerStep = m.Step, m.OptimizerStep
+	t.step, t.optimizerStep, t.cursor = m.Step, m.OptimizerStep, m.Cursor
 	return t.publish(ctx)
 }
 
@@ -101,7 +107,7 @@ func (t *Trainer) Snapshot(ctx context.Context, into []checkpoint.Range) ([]chec
 		if lo >= hi {
 			continue
 		}
-		for f, b := range [checkpoint.Fields]kernels.Buffer{checkpoint.Master: u.master, checkpoint.M: u.m, checkpoint.V: u.v} {
+		for f, b := range u.shard().fields() {
 			if err := t.stream.Download(rawBytes(into[i].Fields[f]), b.Slice(lo, hi)); err != nil {
 				return nil, fmt.Errorf("copy state of %s: %w", u.Name, err)
 			}

@@ -35,6 +35,9 @@ func (t *Trainer) Reduce(ctx context.Context, leaves Leaves, own func() Own) (Co
 	if err != nil {
 		return Commit{}, fmt.Errorf("step %d, rank %d: %w", t.step+1, t.rank, err)
 	}
+	if err := t.ship(ctx); err != nil {
+		return Commit{}, fmt.Errorf("step %d, rank %d: %w", t.step+1, t.rank, err)
+	}
 	o := own()
 	rec.Instruction, rec.Stop, rec.Note = o.Instruction, o.Stop, o.Note
 	return t.agree(ctx, rec)
@@ -49,13 +52,7 @@ func (t *Trainer) agree(ctx context.Context, rec Record) (Commit, error) {
 	if err != nil {
 		return Commit{}, fmt.Errorf("exchange records of step %d: %w", rec.Step, err)
 	}
-	records := make([]Record, len(all))
-	for rank, b := range all {
-		if err := records[rank].UnmarshalBinary(b); err != nil {
-			return Commit{}, fmt.Errorf("record of rank %d: %w", rank, err)
-		}
-	}
-	return Merge(rec.Step, records)
+	return MergeEncoded(rec.Step, all)
 }
 
 // leaves runs the rounds: rank r computes leaves r, r+W, r+2W ... A rank without a leaf in the last round serves gathers

@@ -7,9 +7,18 @@ import (
 	"github.com/zerofleet/zerofleet/kernels"
 )
 
-// Update applies a committed step: local, deterministic, and the only place that writes masters and moments. A step
-// without loss tokens counts as a step and changes nothing.
+// Update applies a committed step, and publishes the parameters.
 func (t *Trainer) Update(ctx context.Context, c Commit) (Metrics, error) {
+	m, err := t.apply(c)
+	if err != nil || !m.Updated {
+		return m, err
+	}
+	return m, t.publish(ctx)
+}
+
+// apply writes a committed step into masters and moments, the ward's too: local, deterministic, without a wait that could
+// be cut short, and the only place that does. A step without loss tokens counts as a step and changes nothing.
+func (t *Trainer) apply(c Commit) (Metrics, error) {
 	m := t.o.Metrics(c, t.optimizerStep+1)
 	if c.NonFinite != 0 {
 		return m, fmt.Errorf("step %d: gradient of %s is not finite (first seen by rank %d)",
@@ -19,29 +28,33 @@ func (t *Trainer) Update(ctx context.Context, c Commit) (Metrics, error) {
 		return m, fmt.Errorf("step %d: loss is %v", c.Step, c.LossSum.Float64())
 	}
 	t.step++
+	t.last, t.cursor = c.records, t.next
 	if !m.Updated {
 		return m, nil
 	}
 	scalars := t.o.scalars(c, t.optimizerStep+1)
 	for i := range t.units {
-		if err := t.updateUnit(&t.units[i], scalars, m.LearningRate); err != nil {
-			return m, fmt.Errorf("update %s: %w", t.units[i].Name, err)
+		u := &t.units[i]
+		for _, h := range t.shards(u) {
+			if err := t.updateShard(u, h, scalars, m.LearningRate); err != nil {
+				return m, fmt.Errorf("update %s: %w", u.Name, err)
+			}
 		}
 	}
 	t.optimizerStep++
-	return m, t.publish(ctx)
+	return m, nil
 }
 
-// updateUnit updates what this rank holds, tensor by tensor, since weight decay differs.
-func (t *Trainer) updateUnit(u *unit, scalars kernels.AdamWScalars, learningRate float64) error {
+// updateShard updates one shard, tensor by tensor, since weight decay differs.
+func (t *Trainer) updateShard(u *unit, h shardOf, scalars kernels.AdamWScalars, learningRate float64) error {
 	for _, tensor := range u.Tensors {
-		lo, hi := max(tensor.Offset, u.lo)-u.base, min(tensor.Offset+tensor.Elems, u.hi)-u.base
+		lo, hi := max(tensor.Offset, h.lo)-h.base, min(tensor.Offset+tensor.Elems, h.hi)-h.base
 		if lo >= hi {
 			continue
 		}
 		scalars.Decay = t.o.decay(len(tensor.Shape), learningRate)
-		err := t.stream.Launch(kernels.AdamW{Param: u.master.Slice(lo, hi), M: u.m.Slice(lo, hi), V: u.v.Slice(lo, hi),
-			Grad: u.acc.Slice(lo, hi), Scalars: scalars})
+		err := t.stream.Launch(kernels.AdamW{Param: h.master.Slice(lo, hi), M: h.m.Slice(lo, hi), V: h.v.Slice(lo, hi),
+			Grad: h.acc.Slice(lo, hi), Scalars: scalars})
 		if err != nil {
 			return fmt.Errorf("%s: %w", tensor.Name, err)
 		}

@@ -24,6 +24,7 @@ func trainOptions(j *job.Job, steps int) (train.Options, error) {
 		Stage:       shard.Stage(stage),
 		GlobalBatch: t.GlobalBatchSize, MicroBatch: t.MicroBatchSize, SequenceLen: j.Data.SequenceLen,
 		Recompute:   recompute,
+		Replicas:    j.Recovery.Replicas,
 		MaxGradNorm: t.MaxGradNorm,
 		Optimizer:   train.AdamW{Beta1: t.Optimizer.Betas[0], Beta2: t.Optimizer.Betas[1], Eps: t.Optimizer.Eps, WeightDecay: t.Optimizer.WeightDecay},
 		Schedule: train.LearningRate{Peak: t.Optimizer.LearningRate, Name: t.Schedule.Name, WarmupSteps: t.Schedule.WarmupSteps,

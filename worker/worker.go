@@ -11,20 +11,13 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/zerofleet/zerofleet/checkpoint"
-	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/grpc"
-	"github.com/zerofleet/zerofleet/data"
 	"github.com/zerofleet/zerofleet/job"
 	"github.com/zerofleet/zerofleet/kernels"
-	"github.com/zerofleet/zerofleet/kernels/cpu"
 	"github.com/zerofleet/zerofleet/membership"
 	"github.com/zerofleet/zerofleet/model"
-	"github.com/zerofleet/zerofleet/model/weights"
 	"github.com/zerofleet/zerofleet/train"
-	"github.com/zerofleet/zerofleet/worker/inputs"
 )
 
 // Options say which worker this is.
@@ -38,7 +31,8 @@ type Options struct {
 // finishTimeout bounds how long a worker that is done waits for a coordinator that does not answer.
 const finishTimeout = 10 * time.Second
 
-// Run lives one worker's life in a job: until the job's end, an instruction to stop, an error, or ctx's end.
+// Run lives one worker's life in a job: until the job's end, an instruction to stop, an error, or ctx's end. A worker
+// that was fenced, because it stood still for longer than its lease, comes back as a new incarnation, without state.
 func Run(ctx context.Context, o Options) error {
 	client, err := membership.Dial(ctx, membership.ControlFile(o.Control), o.Log)
 	if err != nil {
@@ -53,6 +47,17 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("resolved job: %w", err)
 	}
+	for {
+		err := once(ctx, o, client, assigned, j)
+		if !errors.Is(err, membership.ErrFenced) || ctx.Err() != nil {
+			return err
+		}
+		o.Log.Warn("fenced: coming back as a new incarnation", "error", err)
+	}
+}
+
+// once is one incarnation.
+func once(ctx context.Context, o Options, client *membership.Client, assigned membership.Job, j *job.Job) error {
 	endpoint, err := listen(ctx, o, client)
 	if err != nil {
 		return err
@@ -93,119 +98,6 @@ type worker struct {
 	endpoint *grpc.Endpoint
 }
 
-// live loads while the generation forms, then trains in it.
-func (w *worker) live(ctx context.Context) (train.Outcome, error) {
-	w.session.ReportState(membership.Loading, "", 0, nil)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	fenced := make(chan struct{})
-	defer func() { <-fenced }()
-	go func() { // a worker whose lease has ended stops computing at once
-		defer close(fenced)
-		select {
-		case <-w.session.Done():
-			cancel(w.session.Err())
-		case <-ctx.Done():
-		}
-	}()
-	defer cancel(nil)
-
-	var (
-		base       *inputs.Model
-		trainData  *data.Dataset
-		evalData   *data.Dataset
-		generation membership.Generation
-	)
-	load, loadCtx := errgroup.WithContext(ctx)
-	load.Go(func() (err error) {
-		if base, err = inputs.OpenModel(loadCtx, w.job); err != nil {
-			return err
-		}
-		trainData, evalData, err = inputs.OpenData(loadCtx, w.job, base.Tokenizer)
-		return err
-	})
-	load.Go(func() (err error) {
-		generation, err = w.session.Generation(loadCtx, 0)
-		return err
-	})
-	if err := load.Wait(); err != nil {
-		return train.Outcome{}, err
-	}
-	defer base.Close()
-
-	backend, err := cpu.Open(cpu.Options{Threads: w.job.Workers.Threads})
-	if err != nil {
-		return train.Outcome{}, err
-	}
-	defer backend.Close()
-	group, err := w.join(ctx, generation)
-	if err != nil {
-		return train.Outcome{}, err
-	}
-	defer group.Close()
-	return w.train(ctx, generation, group, backend, base, trainData, evalData)
-}
-
-// join connects to the generation's other workers.
-func (w *worker) join(ctx context.Context, g membership.Generation) (collective.Group, error) {
-	rank, ok := g.Rank(w.session.ID(), w.session.Incarnation())
-	if !ok {
-		return nil, fmt.Errorf("worker %s is no member of generation %d (%s)", w.session.ID(), g.Number, g.Why)
-	}
-	c := w.job.Collective
-	cfg := grpc.Config{Job: w.job.Name, Generation: g.Number, Rank: rank, Budget: int64(c.ReceiveBudgetBytes),
-		Deadline: seconds(c.DeadlineSeconds), Checksum: c.Checksum, ClientTLS: w.client.Credentials().Client(membership.RoleWorker)}
-	for _, m := range g.Members {
-		cfg.Peers = append(cfg.Peers, grpc.Peer{ID: m.ID, Addr: m.Addr, Name: string(membership.RoleWorker)})
-	}
-	group, err := w.endpoint.Join(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("join generation %d as rank %d: %w", g.Number, rank, err)
-	}
-	return group, nil
-}
-
-// train is the worker's part of one generation.
-func (w *worker) train(ctx context.Context, g membership.Generation, group collective.Group, backend kernels.Backend,
-	base *inputs.Model, trainData, evalData *data.Dataset) (train.Outcome, error) {
-	o, err := trainOptions(w.job, trainData.Steps())
-	if err != nil {
-		return train.Outcome{}, err
-	}
-	dec, err := model.New(base.Config(), o.Compute)
-	if err != nil {
-		return train.Outcome{}, err
-	}
-	fingerprint, err := w.fingerprint(ctx, g, group.Rank(), backend, dec, o)
-	if err != nil {
-		return train.Outcome{}, err
-	}
-	t, err := train.New(ctx, o, dec, train.Device{Backend: backend, Fold: cpu.Accumulate}, group)
-	if err != nil {
-		return train.Outcome{}, err
-	}
-	defer t.Close()
-	cursor, err := w.start(ctx, t, g, base.Weights)
-	if err != nil {
-		return train.Outcome{}, err
-	}
-	config, err := base.Config().HuggingFace("f32")
-	if err != nil {
-		return train.Outcome{}, err
-	}
-	r := &reporter{w: w, t: t, group: group, began: time.Now(), data: trainData, rank: group.Rank()}
-	r.phase("training")
-	return t.Run(ctx, train.Run{
-		Data: trainData, Eval: evalData, EvalEvery: int64(w.job.Eval.EverySteps),
-		EvaluateBeforeFirst: t.Step() == 0,
-		Store:               w.store(), CheckpointEvery: int64(w.job.Checkpoint.EverySteps), CheckpointOnStop: w.job.Checkpoint.OnExit,
-		StopAt: w.stopAt, Cursor: cursor,
-		Manifest:    checkpoint.Manifest{Job: w.job.Name, Fingerprint: fingerprint, Model: config},
-		Instruction: r.instruction, StopReason: r.stopReason, Commit: w.commit,
-		Committed: r.committed, Evaluated: r.evaluated, Phase: r.phase,
-	})
-}
-
 // fingerprint holds this worker's kernels to the job's: under sharding.exact: required another machine's bits are refused.
 func (w *worker) fingerprint(ctx context.Context, g membership.Generation, rank int, backend kernels.Backend, dec *model.Decoder, o train.Options) (string, error) {
 	cases, err := train.FingerprintCases(dec, o)
@@ -228,23 +120,6 @@ func (w *worker) fingerprint(ctx context.Context, g membership.Generation, rank 
 			"sharding.exact: required admits one kind of machine", w.session.ID(), of, own, want, backend.Caps().ISA, backend.Caps().Products)
 	}
 	return own, nil
-}
-
-// start gives the state its first values: the base model's, or a checkpoint's.
-func (w *worker) start(ctx context.Context, t *train.Trainer, g membership.Generation, source weights.Source) (checkpoint.Cursor, error) {
-	if g.Restore == nil {
-		return checkpoint.Cursor{}, t.Init(ctx, source.ReadF32)
-	}
-	m, err := checkpoint.Decode(g.Restore.Manifest)
-	if err != nil {
-		return checkpoint.Cursor{}, err
-	}
-	reader := checkpoint.Open(checkpoint.Dir(g.Restore.Store), m)
-	defer reader.Close()
-	if g.Restore.WeightsOnly {
-		return checkpoint.Cursor{}, t.Init(ctx, reader.ReadTensor)
-	}
-	return m.Cursor, t.Restore(ctx, reader)
 }
 
 func (w *worker) store() checkpoint.Store {

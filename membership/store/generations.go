@@ -16,10 +16,12 @@ import (
 const (
 	signalGeneration  = "generation"
 	signalInstruction = "instruction"
+	signalMark        = "mark"
 )
 
 // PutGeneration writes the next generation: in one transaction that compares the election key and that the generation
-// before it, g.Number-1 or whatever number the job went on from, is still the newest.
+// before it, g.Number-1 or whatever number the job went on from, is still the newest. Members of that one that are not in
+// g are removed with it: fenced.
 func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membership.Generation) error {
 	newest, at, err := l.Generation(ctx)
 	if err != nil {
@@ -37,11 +39,64 @@ func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membershi
 		return fmt.Errorf("%s: encode: %w", what, err)
 	}
 	signal := l.key("signals", signalGeneration)
-	_, err = l.decide(ctx, what,
-		[]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(signal), "=", at)},
-		clientv3.OpPut(signal, string(b)),
-		clientv3.OpPut(l.key("generations", fmt.Sprintf("%08d", g.Number)), string(b)))
+	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(signal), "=", at)}
+	ops := []clientv3.Op{clientv3.OpPut(signal, string(b)), clientv3.OpPut(l.generationKey(g.Number), string(b))}
+	for _, m := range newest.Members {
+		if _, stays := g.Rank(m.ID, m.Incarnation); stays || previous != g.Number-1 {
+			continue
+		}
+		var w Worker
+		registered, err := l.get(ctx, l.key("registrations", m.ID), &w)
+		if err != nil {
+			return err
+		}
+		if registered == 0 || w.Incarnation != m.Incarnation || w.Removed {
+			continue // the id has begun another life
+		}
+		w.Removed = true
+		value, err := json.Marshal(w)
+		if err != nil {
+			return fmt.Errorf("%s: encode worker %s: %w", what, w.ID, err)
+		}
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(l.key("registrations", m.ID)), "=", registered))
+		ops = append(ops, clientv3.OpPut(l.key("registrations", m.ID), string(value)), clientv3.OpDelete(l.key("workers", m.ID)))
+	}
+	_, err = l.decide(ctx, what, conditions, ops...)
 	return err
+}
+
+func (s *Store) generationKey(number uint64) string {
+	return s.key("generations", fmt.Sprintf("%08d", number))
+}
+
+// GenerationNumbered is a generation of this job's past; Number 0 if there was none of that number.
+func (s *Store) GenerationNumbered(ctx context.Context, number uint64) (membership.Generation, error) {
+	var g membership.Generation
+	_, err := s.get(ctx, s.generationKey(number), &g)
+	return g, err
+}
+
+// PutMark says how far generations have come.
+func (l *Leader) PutMark(ctx context.Context, m membership.Mark) error {
+	return l.decidePut(ctx, "write mark", l.key("signals", signalMark), m)
+}
+
+// PutPromise keeps what a worker has promised and reported.
+func (s *Store) PutPromise(ctx context.Context, id string, p membership.Promise) error {
+	return s.put(ctx, s.key("promises", id), p)
+}
+
+// Share is a worker's word that its share of a generation's state is in place.
+type Share struct {
+	Incarnation   uint64 `json:"incarnation"`
+	Generation    uint64 `json:"generation"`
+	ReceivedBytes uint64 `json:"received_bytes"` // from other ranks
+	RestoredBytes uint64 `json:"restored_bytes"` // from a checkpoint
+}
+
+// PutShare keeps it.
+func (s *Store) PutShare(ctx context.Context, id string, share Share) error {
+	return s.put(ctx, s.key("shares", id), share)
 }
 
 // Generation is the newest generation and the revision that wrote it; Number is 0 before the first.
@@ -72,9 +127,16 @@ func (s *Store) Instruction(ctx context.Context) (membership.Instruction, error)
 	return membership.Instruction{Sequence: uint64(at), Kind: i.Kind, Why: i.Why}, nil
 }
 
-// Signals tells see of the newest generation and instruction, then of each later one, until ctx ends or either of see
-// and etcd fails.
-func (s *Store) Signals(ctx context.Context, see func(*membership.Generation, *membership.Instruction) error) error {
+// Signal is one of its fields.
+type Signal struct {
+	Generation  *membership.Generation
+	Instruction *membership.Instruction
+	Mark        *membership.Mark
+}
+
+// Signals tells see of the newest generation, instruction and mark, then of each later one, until ctx ends or either of
+// see and etcd fails.
+func (s *Store) Signals(ctx context.Context, see func(Signal) error) error {
 	now, err := s.etcd.Get(ctx, s.key("signals/"), clientv3.WithPrefix())
 	if err != nil {
 		return fmt.Errorf("read signals: %w", err)
@@ -102,20 +164,26 @@ func (s *Store) Signals(ctx context.Context, see func(*membership.Generation, *m
 	return ctx.Err()
 }
 
-func (s *Store) signal(kv *mvccpb.KeyValue, see func(*membership.Generation, *membership.Instruction) error) error {
+func (s *Store) signal(kv *mvccpb.KeyValue, see func(Signal) error) error {
 	switch string(kv.Key) {
 	case s.key("signals", signalGeneration):
 		var g membership.Generation
 		if err := json.Unmarshal(kv.Value, &g); err != nil {
 			return fmt.Errorf("decode generation: %w", err)
 		}
-		return see(&g, nil)
+		return see(Signal{Generation: &g})
 	case s.key("signals", signalInstruction):
 		var i instruction
 		if err := json.Unmarshal(kv.Value, &i); err != nil {
 			return fmt.Errorf("decode instruction: %w", err)
 		}
-		return see(nil, &membership.Instruction{Sequence: uint64(kv.ModRevision), Kind: i.Kind, Why: i.Why})
+		return see(Signal{Instruction: &membership.Instruction{Sequence: uint64(kv.ModRevision), Kind: i.Kind, Why: i.Why}})
+	case s.key("signals", signalMark):
+		var m membership.Mark
+		if err := json.Unmarshal(kv.Value, &m); err != nil {
+			return fmt.Errorf("decode mark: %w", err)
+		}
+		return see(Signal{Mark: &m})
 	}
 	return nil
 }

@@ -21,6 +21,13 @@ type Run struct {
 	Dir          string              `json:"dir"` // absolute
 	Min          int                 `json:"min"`
 	Max          int                 `json:"max"`
+	// Replicas, Whole (stage 0: every rank has everything), Restart and FailBelowMin are the job's say in recovery; Store is
+	// where its checkpoints are.
+	Replicas     int                 `json:"replicas"`
+	Whole        bool                `json:"whole,omitempty"`
+	Restart      bool                `json:"restart,omitempty"`
+	FailBelowMin bool                `json:"fail_below_min,omitempty"`
+	Store        string              `json:"store"`
 	StopAt       uint64              `json:"stop_at,omitempty"`
 	Restore      *membership.Restore `json:"restore,omitempty"`
 	// Fingerprint is what the kernels must compute, when that is known already; "": whatever generation 1's rank 0 does.
@@ -62,6 +69,8 @@ type Process struct {
 	Exited  bool      `json:"exited,omitempty"`
 	Status  string    `json:"status,omitempty"` // in words: "exit status 1", "killed by SIGKILL"
 	Time    time.Time `json:"time"`             // of the exit
+	// EarlyEnds is how often in a row this id's processes ended before they were members of a generation.
+	EarlyEnds int `json:"early_ends,omitempty"`
 }
 
 // Begin starts a run in this store, in place of any earlier one: workers, states, signals and outcome of that are gone,
@@ -86,7 +95,7 @@ func (l *Leader) Begin(ctx context.Context, run Run) (Run, error) {
 		return Run{}, fmt.Errorf("encode run: %w", err)
 	}
 	ops := []clientv3.Op{clientv3.OpPut(l.key("run"), string(value))}
-	for _, k := range []string{"workers/", "registrations/", "processes/", "states/", "finished/", "signals/"} {
+	for _, k := range []string{"workers/", "registrations/", "processes/", "states/", "finished/", "promises/", "shares/", "signals/"} {
 		ops = append(ops, clientv3.OpDelete(l.key(k), clientv3.WithPrefix()))
 	}
 	ops = append(ops, clientv3.OpDelete(l.key("outcome")), clientv3.OpDelete(l.key("manifest")))

@@ -21,6 +21,10 @@ type View struct {
 	States        map[string]State
 	Finished      map[string]Finished
 	Generation    membership.Generation // Number 0: none of this run yet
+	Settled       membership.Generation // the one that Mark.Settled names; Number 0: none of this run yet
+	Mark          membership.Mark
+	Promises      map[string]membership.Promise
+	Shares        map[string]Share
 	Instruction   membership.Instruction
 	Fingerprint   Fingerprint
 	Manifest      Manifest // the newest of this run; Step 0: none
@@ -34,7 +38,7 @@ func (v View) Started() bool { return v.Generation.Number > 0 }
 func (s *Store) View(ctx context.Context) (View, error) {
 	v := View{
 		Workers: map[string]Worker{}, Registrations: map[string]Worker{}, Processes: map[string]Process{},
-		States: map[string]State{}, Finished: map[string]Finished{},
+		States: map[string]State{}, Finished: map[string]Finished{}, Promises: map[string]membership.Promise{}, Shares: map[string]Share{},
 	}
 	r, err := s.etcd.Get(ctx, s.prefix, clientv3.WithPrefix())
 	if err != nil {
@@ -46,7 +50,11 @@ func (s *Store) View(ctx context.Context) (View, error) {
 			return View{}, fmt.Errorf("decode %s: %w", name, err)
 		}
 	}
-	return v, nil
+	// A generation is written once, so reading it apart from the rest is the same.
+	if v.Mark.Settled > 0 {
+		v.Settled, err = s.GenerationNumbered(ctx, v.Mark.Settled)
+	}
+	return v, err
 }
 
 func (v *View) take(name string, value []byte, revision int64) error {
@@ -64,6 +72,10 @@ func (v *View) take(name string, value []byte, revision int64) error {
 		return takeInto(v.States, id, value)
 	case "finished":
 		return takeInto(v.Finished, id, value)
+	case "promises":
+		return takeInto(v.Promises, id, value)
+	case "shares":
+		return takeInto(v.Shares, id, value)
 	case "fingerprint":
 		return json.Unmarshal(value, &v.Fingerprint)
 	case "manifest":
@@ -71,8 +83,11 @@ func (v *View) take(name string, value []byte, revision int64) error {
 	case "outcome":
 		return json.Unmarshal(value, &v.Outcome)
 	case "signals":
-		if id == signalGeneration {
+		switch id {
+		case signalGeneration:
 			return json.Unmarshal(value, &v.Generation)
+		case signalMark:
+			return json.Unmarshal(value, &v.Mark)
 		}
 		var i instruction
 		if err := json.Unmarshal(value, &i); err != nil {

@@ -26,7 +26,8 @@ type Worker struct {
 	Nonce       []byte    `json:"nonce"`
 	Lease       int64     `json:"lease"`
 	Registered  time.Time `json:"registered"`
-	// Removed marks an incarnation whose process is known to be gone: its lease is never granted again.
+	// Removed marks an incarnation whose process is known to be gone, or that a generation was written without: its lease
+	// is never granted again.
 	Removed bool `json:"removed,omitempty"`
 }
 
@@ -81,6 +82,8 @@ func (s *Store) register(ctx context.Context, w Worker, ttl time.Duration, now t
 		clientv3.OpPut(s.key("workers", w.ID), string(value), clientv3.WithLease(lease.ID)),
 		clientv3.OpDelete(s.key("states", w.ID)),
 		clientv3.OpDelete(s.key("finished", w.ID)),
+		clientv3.OpDelete(s.key("promises", w.ID)),
+		clientv3.OpDelete(s.key("shares", w.ID)),
 	).Commit()
 	if err == nil && r.Succeeded {
 		return w, nil
@@ -95,7 +98,8 @@ func (s *Store) register(ctx context.Context, w Worker, ttl time.Duration, now t
 }
 
 // Registered returns an incarnation that is not fenced: it is the newest of its id, its process is not known to be gone,
-// and no generation was written without it. Its lease may have ended: Renew grants it again. ErrNotRegistered otherwise.
+// and no generation that follows one with it was written without it. Its lease may have ended: Renew grants it again.
+// ErrNotRegistered otherwise.
 func (s *Store) Registered(ctx context.Context, id string, incarnation uint64) (Worker, error) {
 	w, _, _, err := s.registered(ctx, id, incarnation)
 	return w, err
@@ -107,12 +111,11 @@ func (s *Store) registered(ctx context.Context, id string, incarnation uint64) (
 	if at, err = s.get(ctx, s.key("registrations", id), &w); err != nil {
 		return Worker{}, 0, 0, err
 	}
-	generation, generationAt, err := s.Generation(ctx)
+	_, generationAt, err = s.Generation(ctx)
 	if err != nil {
 		return Worker{}, 0, 0, err
 	}
-	_, member := generation.Rank(id, incarnation)
-	if at == 0 || w.Incarnation != incarnation || w.Removed || generationAt != 0 && !member {
+	if at == 0 || w.Incarnation != incarnation || w.Removed {
 		return Worker{}, 0, 0, fmt.Errorf("%w: worker %s incarnation %d", ErrNotRegistered, id, incarnation)
 	}
 	return w, at, generationAt, nil

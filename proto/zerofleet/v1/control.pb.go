@@ -34,6 +34,8 @@ const (
 	InstructionKind_INSTRUCTION_KIND_STOP InstructionKind = 2
 	// End without a checkpoint.
 	InstructionKind_INSTRUCTION_KIND_ABANDON InstructionKind = 3
+	// End the generation: the next one has other members.
+	InstructionKind_INSTRUCTION_KIND_RECONFIGURE InstructionKind = 4
 )
 
 // Enum value maps for InstructionKind.
@@ -43,12 +45,14 @@ var (
 		1: "INSTRUCTION_KIND_CHECKPOINT",
 		2: "INSTRUCTION_KIND_STOP",
 		3: "INSTRUCTION_KIND_ABANDON",
+		4: "INSTRUCTION_KIND_RECONFIGURE",
 	}
 	InstructionKind_value = map[string]int32{
 		"INSTRUCTION_KIND_UNSPECIFIED": 0,
 		"INSTRUCTION_KIND_CHECKPOINT":  1,
 		"INSTRUCTION_KIND_STOP":        2,
 		"INSTRUCTION_KIND_ABANDON":     3,
+		"INSTRUCTION_KIND_RECONFIGURE": 4,
 	}
 )
 
@@ -89,6 +93,10 @@ const (
 	Phase_PHASE_CHECKPOINTING Phase = 4
 	Phase_PHASE_DONE          Phase = 5
 	Phase_PHASE_FAILED        Phase = 6
+	// Loaded, and not in a generation.
+	Phase_PHASE_WAITING Phase = 7
+	// Building its share of a generation's state.
+	Phase_PHASE_RECOVERING Phase = 8
 )
 
 // Enum value maps for Phase.
@@ -101,6 +109,8 @@ var (
 		4: "PHASE_CHECKPOINTING",
 		5: "PHASE_DONE",
 		6: "PHASE_FAILED",
+		7: "PHASE_WAITING",
+		8: "PHASE_RECOVERING",
 	}
 	Phase_value = map[string]int32{
 		"PHASE_UNSPECIFIED":   0,
@@ -110,6 +120,8 @@ var (
 		"PHASE_CHECKPOINTING": 4,
 		"PHASE_DONE":          5,
 		"PHASE_FAILED":        6,
+		"PHASE_WAITING":       7,
+		"PHASE_RECOVERING":    8,
 	}
 )
 
@@ -623,6 +635,7 @@ type WatchResponse struct {
 	//
 	//	*WatchResponse_Generation
 	//	*WatchResponse_Instruction
+	//	*WatchResponse_Mark
 	Change        isWatchResponse_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -683,6 +696,15 @@ func (x *WatchResponse) GetInstruction() *Instruction {
 	return nil
 }
 
+func (x *WatchResponse) GetMark() *Mark {
+	if x != nil {
+		if x, ok := x.Change.(*WatchResponse_Mark); ok {
+			return x.Mark
+		}
+	}
+	return nil
+}
+
 type isWatchResponse_Change interface {
 	isWatchResponse_Change()
 }
@@ -695,9 +717,78 @@ type WatchResponse_Instruction struct {
 	Instruction *Instruction `protobuf:"bytes,2,opt,name=instruction,proto3,oneof"`
 }
 
+type WatchResponse_Mark struct {
+	Mark *Mark `protobuf:"bytes,3,opt,name=mark,proto3,oneof"`
+}
+
 func (*WatchResponse_Generation) isWatchResponse_Change() {}
 
 func (*WatchResponse_Instruction) isWatchResponse_Change() {}
+
+func (*WatchResponse_Mark) isWatchResponse_Change() {}
+
+// Mark says how far generations have come. Both numbers only grow.
+type Mark struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest generation whose every shard and replica is in place.
+	Settled uint64 `protobuf:"varint,1,opt,name=settled,proto3" json:"settled,omitempty"`
+	// The newest generation that is over: its members are to promise.
+	Over          uint64 `protobuf:"varint,2,opt,name=over,proto3" json:"over,omitempty"`
+	Why           string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mark) Reset() {
+	*x = Mark{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mark) ProtoMessage() {}
+
+func (x *Mark) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mark.ProtoReflect.Descriptor instead.
+func (*Mark) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Mark) GetSettled() uint64 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
+func (x *Mark) GetOver() uint64 {
+	if x != nil {
+		return x.Over
+	}
+	return 0
+}
+
+func (x *Mark) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
 
 // Generation is one agreed membership of the job.
 type Generation struct {
@@ -708,15 +799,19 @@ type Generation struct {
 	Members []*Member `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
 	// Why the planner chose it, in words.
 	Why string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
-	// What every member starts from. Absent: the base model at step 0.
-	Restore       *Restore `protobuf:"bytes,4,opt,name=restore,proto3" json:"restore,omitempty"`
+	// What every member starts from, unless handover says so. Absent: the base model at step 0.
+	Restore *Restore `protobuf:"bytes,4,opt,name=restore,proto3" json:"restore,omitempty"`
+	// The state that members of a settled generation hold.
+	Handover *Handover `protobuf:"bytes,5,opt,name=handover,proto3" json:"handover,omitempty"`
+	// Instructions up to this sequence are carried out.
+	Handled       uint64 `protobuf:"varint,6,opt,name=handled,proto3" json:"handled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +823,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +836,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Generation) GetNumber() uint64 {
@@ -772,6 +867,484 @@ func (x *Generation) GetRestore() *Restore {
 	return nil
 }
 
+func (x *Generation) GetHandover() *Handover {
+	if x != nil {
+		return x.Handover
+	}
+	return nil
+}
+
+func (x *Generation) GetHandled() uint64 {
+	if x != nil {
+		return x.Handled
+	}
+	return 0
+}
+
+// Handover says where the state of a settled generation is now.
+type Handover struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Settled uint64                 `protobuf:"varint,1,opt,name=settled,proto3" json:"settled,omitempty"`
+	// Ranks of the settled generation; holders[r] has the shard of its rank r. At stage 0, where every rank has all, world
+	// is 1 and every member that was in it is a holder.
+	World   uint32    `protobuf:"varint,2,opt,name=world,proto3" json:"world,omitempty"`
+	Holders []*Holder `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
+	// The newest committed step. A holder that is one behind completes it from the records.
+	Step          uint64   `protobuf:"varint,4,opt,name=step,proto3" json:"step,omitempty"`
+	OptimizerStep uint64   `protobuf:"varint,5,opt,name=optimizer_step,json=optimizerStep,proto3" json:"optimizer_step,omitempty"`
+	Records       [][]byte `protobuf:"bytes,6,rep,name=records,proto3" json:"records,omitempty"`
+	Epoch         int64    `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Sample        int64    `protobuf:"varint,8,opt,name=sample,proto3" json:"sample,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handover) Reset() {
+	*x = Handover{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handover) ProtoMessage() {}
+
+func (x *Handover) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handover.ProtoReflect.Descriptor instead.
+func (*Handover) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Handover) GetSettled() uint64 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
+func (x *Handover) GetWorld() uint32 {
+	if x != nil {
+		return x.World
+	}
+	return 0
+}
+
+func (x *Handover) GetHolders() []*Holder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *Handover) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *Handover) GetOptimizerStep() uint64 {
+	if x != nil {
+		return x.OptimizerStep
+	}
+	return 0
+}
+
+func (x *Handover) GetRecords() [][]byte {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *Handover) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Handover) GetSample() int64 {
+	if x != nil {
+		return x.Sample
+	}
+	return 0
+}
+
+type Holder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the new generation.
+	Rank uint32 `protobuf:"varint,1,opt,name=rank,proto3" json:"rank,omitempty"`
+	// The shard is there as its replica.
+	Replica       bool `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holder) Reset() {
+	*x = Holder{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holder) ProtoMessage() {}
+
+func (x *Holder) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holder.ProtoReflect.Descriptor instead.
+func (*Holder) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Holder) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *Holder) GetReplica() bool {
+	if x != nil {
+		return x.Replica
+	}
+	return false
+}
+
+type PromiseRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Worker     *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Every state that the caller holds: that of the settled generation, and of this one if it was built.
+	Held []*HeldState `protobuf:"bytes,3,rep,name=held,proto3" json:"held,omitempty"`
+	// Why the caller's part of the generation has ended, in words.
+	Why           string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromiseRequest) Reset() {
+	*x = PromiseRequest{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromiseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromiseRequest) ProtoMessage() {}
+
+func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromiseRequest.ProtoReflect.Descriptor instead.
+func (*PromiseRequest) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PromiseRequest) GetWorker() *Identity {
+	if x != nil {
+		return x.Worker
+	}
+	return nil
+}
+
+func (x *PromiseRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *PromiseRequest) GetHeld() []*HeldState {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *PromiseRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type PromiseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromiseResponse) Reset() {
+	*x = PromiseResponse{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromiseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromiseResponse) ProtoMessage() {}
+
+func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromiseResponse.ProtoReflect.Descriptor instead.
+func (*PromiseResponse) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{14}
+}
+
+// HeldState is a rank's share of the state of a generation.
+type HeldState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Rank          uint32                 `protobuf:"varint,2,opt,name=rank,proto3" json:"rank,omitempty"`
+	Step          uint64                 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	OptimizerStep uint64                 `protobuf:"varint,4,opt,name=optimizer_step,json=optimizerStep,proto3" json:"optimizer_step,omitempty"`
+	// What the newest step was computed from: the encoded records of all ranks.
+	Records [][]byte `protobuf:"bytes,5,rep,name=records,proto3" json:"records,omitempty"`
+	// The data cursor after the newest step.
+	Epoch         int64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Sample        int64 `protobuf:"varint,7,opt,name=sample,proto3" json:"sample,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldState) Reset() {
+	*x = HeldState{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldState) ProtoMessage() {}
+
+func (x *HeldState) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldState.ProtoReflect.Descriptor instead.
+func (*HeldState) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *HeldState) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *HeldState) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *HeldState) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *HeldState) GetOptimizerStep() uint64 {
+	if x != nil {
+		return x.OptimizerStep
+	}
+	return 0
+}
+
+func (x *HeldState) GetRecords() [][]byte {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *HeldState) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *HeldState) GetSample() int64 {
+	if x != nil {
+		return x.Sample
+	}
+	return 0
+}
+
+type SettleRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Worker     *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Bytes of state that came from other ranks, and from a checkpoint.
+	ReceivedBytes uint64 `protobuf:"varint,3,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	RestoredBytes uint64 `protobuf:"varint,4,opt,name=restored_bytes,json=restoredBytes,proto3" json:"restored_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleRequest) Reset() {
+	*x = SettleRequest{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleRequest) ProtoMessage() {}
+
+func (x *SettleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
+func (*SettleRequest) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SettleRequest) GetWorker() *Identity {
+	if x != nil {
+		return x.Worker
+	}
+	return nil
+}
+
+func (x *SettleRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SettleRequest) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *SettleRequest) GetRestoredBytes() uint64 {
+	if x != nil {
+		return x.RestoredBytes
+	}
+	return 0
+}
+
+type SettleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleResponse) Reset() {
+	*x = SettleResponse{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleResponse) ProtoMessage() {}
+
+func (x *SettleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
+func (*SettleResponse) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{17}
+}
+
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -785,7 +1358,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1370,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1383,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Member) GetId() string {
@@ -864,7 +1437,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1449,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1462,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Restore) GetStore() string {
@@ -933,7 +1506,7 @@ type Instruction struct {
 
 func (x *Instruction) Reset() {
 	*x = Instruction{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1518,7 @@ func (x *Instruction) String() string {
 func (*Instruction) ProtoMessage() {}
 
 func (x *Instruction) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1531,7 @@ func (x *Instruction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instruction.ProtoReflect.Descriptor instead.
 func (*Instruction) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Instruction) GetSequence() uint64 {
@@ -993,7 +1566,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1578,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1591,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportRequest) GetWorker() *Identity {
@@ -1045,7 +1618,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1630,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1643,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportResponse) GetAcknowledged() uint64 {
@@ -1099,7 +1672,7 @@ type ReportEntry struct {
 
 func (x *ReportEntry) Reset() {
 	*x = ReportEntry{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1684,7 @@ func (x *ReportEntry) String() string {
 func (*ReportEntry) ProtoMessage() {}
 
 func (x *ReportEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1697,7 @@ func (x *ReportEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEntry.ProtoReflect.Descriptor instead.
 func (*ReportEntry) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReportEntry) GetSequence() uint64 {
@@ -1226,7 +1799,7 @@ type WorkerState struct {
 
 func (x *WorkerState) Reset() {
 	*x = WorkerState{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1811,7 @@ func (x *WorkerState) String() string {
 func (*WorkerState) ProtoMessage() {}
 
 func (x *WorkerState) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1824,7 @@ func (x *WorkerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerState.ProtoReflect.Descriptor instead.
 func (*WorkerState) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WorkerState) GetPhase() Phase {
@@ -1309,7 +1882,7 @@ type StepLine struct {
 
 func (x *StepLine) Reset() {
 	*x = StepLine{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1894,7 @@ func (x *StepLine) String() string {
 func (*StepLine) ProtoMessage() {}
 
 func (x *StepLine) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1907,7 @@ func (x *StepLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepLine.ProtoReflect.Descriptor instead.
 func (*StepLine) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StepLine) GetStep() uint64 {
@@ -1447,7 +2020,7 @@ type EvaluationLine struct {
 
 func (x *EvaluationLine) Reset() {
 	*x = EvaluationLine{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +2032,7 @@ func (x *EvaluationLine) String() string {
 func (*EvaluationLine) ProtoMessage() {}
 
 func (x *EvaluationLine) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +2045,7 @@ func (x *EvaluationLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvaluationLine.ProtoReflect.Descriptor instead.
 func (*EvaluationLine) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *EvaluationLine) GetStep() uint64 {
@@ -1519,7 +2092,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +2104,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +2117,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Event) GetType() string {
@@ -1587,7 +2160,7 @@ type StoreFingerprintRequest struct {
 
 func (x *StoreFingerprintRequest) Reset() {
 	*x = StoreFingerprintRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +2172,7 @@ func (x *StoreFingerprintRequest) String() string {
 func (*StoreFingerprintRequest) ProtoMessage() {}
 
 func (x *StoreFingerprintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +2185,7 @@ func (x *StoreFingerprintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreFingerprintRequest.ProtoReflect.Descriptor instead.
 func (*StoreFingerprintRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StoreFingerprintRequest) GetWorker() *Identity {
@@ -1655,7 +2228,7 @@ type StoreFingerprintResponse struct {
 
 func (x *StoreFingerprintResponse) Reset() {
 	*x = StoreFingerprintResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1667,7 +2240,7 @@ func (x *StoreFingerprintResponse) String() string {
 func (*StoreFingerprintResponse) ProtoMessage() {}
 
 func (x *StoreFingerprintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1680,7 +2253,7 @@ func (x *StoreFingerprintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreFingerprintResponse.ProtoReflect.Descriptor instead.
 func (*StoreFingerprintResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StoreFingerprintResponse) GetReference() string {
@@ -1716,7 +2289,7 @@ type CommitManifestRequest struct {
 
 func (x *CommitManifestRequest) Reset() {
 	*x = CommitManifestRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +2301,7 @@ func (x *CommitManifestRequest) String() string {
 func (*CommitManifestRequest) ProtoMessage() {}
 
 func (x *CommitManifestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +2314,7 @@ func (x *CommitManifestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitManifestRequest.ProtoReflect.Descriptor instead.
 func (*CommitManifestRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CommitManifestRequest) GetWorker() *Identity {
@@ -1783,7 +2356,7 @@ type CommitManifestResponse struct {
 
 func (x *CommitManifestResponse) Reset() {
 	*x = CommitManifestResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2368,7 @@ func (x *CommitManifestResponse) String() string {
 func (*CommitManifestResponse) ProtoMessage() {}
 
 func (x *CommitManifestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2381,7 @@ func (x *CommitManifestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitManifestResponse.ProtoReflect.Descriptor instead.
 func (*CommitManifestResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CommitManifestResponse) GetCommitted() bool {
@@ -1837,7 +2410,7 @@ type FinishedRequest struct {
 
 func (x *FinishedRequest) Reset() {
 	*x = FinishedRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +2422,7 @@ func (x *FinishedRequest) String() string {
 func (*FinishedRequest) ProtoMessage() {}
 
 func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +2435,7 @@ func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedRequest.ProtoReflect.Descriptor instead.
 func (*FinishedRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FinishedRequest) GetWorker() *Identity {
@@ -1901,7 +2474,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2486,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2499,7 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 type StatusRequest struct {
@@ -1937,7 +2510,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2522,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2535,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 type StatusResponse struct {
@@ -1984,7 +2557,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2569,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2582,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatusResponse) GetJob() string {
@@ -2103,7 +2676,7 @@ type WorkerStatus struct {
 
 func (x *WorkerStatus) Reset() {
 	*x = WorkerStatus{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2688,7 @@ func (x *WorkerStatus) String() string {
 func (*WorkerStatus) ProtoMessage() {}
 
 func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2701,7 @@ func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStatus.ProtoReflect.Descriptor instead.
 func (*WorkerStatus) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WorkerStatus) GetId() string {
@@ -2243,19 +2816,64 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\x0f\n" +
 	"\rRenewResponse\">\n" +
 	"\fWatchRequest\x12.\n" +
-	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\x94\x01\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\xbe\x01\n" +
 	"\rWatchResponse\x12:\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x18.zerofleet.v1.GenerationH\x00R\n" +
 	"generation\x12=\n" +
-	"\vinstruction\x18\x02 \x01(\v2\x19.zerofleet.v1.InstructionH\x00R\vinstructionB\b\n" +
-	"\x06change\"\x97\x01\n" +
+	"\vinstruction\x18\x02 \x01(\v2\x19.zerofleet.v1.InstructionH\x00R\vinstruction\x12(\n" +
+	"\x04mark\x18\x03 \x01(\v2\x12.zerofleet.v1.MarkH\x00R\x04markB\b\n" +
+	"\x06change\"F\n" +
+	"\x04Mark\x12\x18\n" +
+	"\asettled\x18\x01 \x01(\x04R\asettled\x12\x12\n" +
+	"\x04over\x18\x02 \x01(\x04R\x04over\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\xe5\x01\n" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12.\n" +
 	"\amembers\x18\x02 \x03(\v2\x14.zerofleet.v1.MemberR\amembers\x12\x10\n" +
 	"\x03why\x18\x03 \x01(\tR\x03why\x12/\n" +
-	"\arestore\x18\x04 \x01(\v2\x15.zerofleet.v1.RestoreR\arestore\"v\n" +
+	"\arestore\x18\x04 \x01(\v2\x15.zerofleet.v1.RestoreR\arestore\x122\n" +
+	"\bhandover\x18\x05 \x01(\v2\x16.zerofleet.v1.HandoverR\bhandover\x12\x18\n" +
+	"\ahandled\x18\x06 \x01(\x04R\ahandled\"\xed\x01\n" +
+	"\bHandover\x12\x18\n" +
+	"\asettled\x18\x01 \x01(\x04R\asettled\x12\x14\n" +
+	"\x05world\x18\x02 \x01(\rR\x05world\x12.\n" +
+	"\aholders\x18\x03 \x03(\v2\x14.zerofleet.v1.HolderR\aholders\x12\x12\n" +
+	"\x04step\x18\x04 \x01(\x04R\x04step\x12%\n" +
+	"\x0eoptimizer_step\x18\x05 \x01(\x04R\roptimizerStep\x12\x18\n" +
+	"\arecords\x18\x06 \x03(\fR\arecords\x12\x14\n" +
+	"\x05epoch\x18\a \x01(\x03R\x05epoch\x12\x16\n" +
+	"\x06sample\x18\b \x01(\x03R\x06sample\"6\n" +
+	"\x06Holder\x12\x12\n" +
+	"\x04rank\x18\x01 \x01(\rR\x04rank\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\bR\areplica\"\x9f\x01\n" +
+	"\x0ePromiseRequest\x12.\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12+\n" +
+	"\x04held\x18\x03 \x03(\v2\x17.zerofleet.v1.HeldStateR\x04held\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\"\x11\n" +
+	"\x0fPromiseResponse\"\xc2\x01\n" +
+	"\tHeldState\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04rank\x18\x02 \x01(\rR\x04rank\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\x04R\x04step\x12%\n" +
+	"\x0eoptimizer_step\x18\x04 \x01(\x04R\roptimizerStep\x12\x18\n" +
+	"\arecords\x18\x05 \x03(\fR\arecords\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x03R\x05epoch\x12\x16\n" +
+	"\x06sample\x18\a \x01(\x03R\x06sample\"\xad\x01\n" +
+	"\rSettleRequest\x12.\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12%\n" +
+	"\x0ereceived_bytes\x18\x03 \x01(\x04R\rreceivedBytes\x12%\n" +
+	"\x0erestored_bytes\x18\x04 \x01(\x04R\rrestoredBytes\"\x10\n" +
+	"\x0eSettleResponse\"v\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x12\n" +
@@ -2398,12 +3016,13 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\fmemory_bytes\x18\f \x03(\v2+.zerofleet.v1.WorkerStatus.MemoryBytesEntryR\vmemoryBytes\x1a>\n" +
 	"\x10MemoryBytesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*\x8d\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*\xaf\x01\n" +
 	"\x0fInstructionKind\x12 \n" +
 	"\x1cINSTRUCTION_KIND_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bINSTRUCTION_KIND_CHECKPOINT\x10\x01\x12\x19\n" +
 	"\x15INSTRUCTION_KIND_STOP\x10\x02\x12\x1c\n" +
-	"\x18INSTRUCTION_KIND_ABANDON\x10\x03*\x96\x01\n" +
+	"\x18INSTRUCTION_KIND_ABANDON\x10\x03\x12 \n" +
+	"\x1cINSTRUCTION_KIND_RECONFIGURE\x10\x04*\xbf\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPHASE_LOADING\x10\x01\x12\x12\n" +
@@ -2412,19 +3031,23 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x13PHASE_CHECKPOINTING\x10\x04\x12\x0e\n" +
 	"\n" +
 	"PHASE_DONE\x10\x05\x12\x10\n" +
-	"\fPHASE_FAILED\x10\x06*]\n" +
+	"\fPHASE_FAILED\x10\x06\x12\x11\n" +
+	"\rPHASE_WAITING\x10\a\x12\x14\n" +
+	"\x10PHASE_RECOVERING\x10\b*]\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_DONE\x10\x01\x12\x13\n" +
 	"\x0fOUTCOME_STOPPED\x10\x02\x12\x12\n" +
-	"\x0eOUTCOME_FAILED\x10\x032\xf5\x04\n" +
+	"\x0eOUTCOME_FAILED\x10\x032\x82\x06\n" +
 	"\aControl\x12I\n" +
 	"\bFetchJob\x12\x1d.zerofleet.v1.FetchJobRequest\x1a\x1e.zerofleet.v1.FetchJobResponse\x12I\n" +
 	"\bRegister\x12\x1d.zerofleet.v1.RegisterRequest\x1a\x1e.zerofleet.v1.RegisterResponse\x12@\n" +
 	"\x05Renew\x12\x1a.zerofleet.v1.RenewRequest\x1a\x1b.zerofleet.v1.RenewResponse\x12B\n" +
 	"\x05Watch\x12\x1a.zerofleet.v1.WatchRequest\x1a\x1b.zerofleet.v1.WatchResponse0\x01\x12C\n" +
 	"\x06Report\x12\x1b.zerofleet.v1.ReportRequest\x1a\x1c.zerofleet.v1.ReportResponse\x12a\n" +
-	"\x10StoreFingerprint\x12%.zerofleet.v1.StoreFingerprintRequest\x1a&.zerofleet.v1.StoreFingerprintResponse\x12[\n" +
+	"\x10StoreFingerprint\x12%.zerofleet.v1.StoreFingerprintRequest\x1a&.zerofleet.v1.StoreFingerprintResponse\x12F\n" +
+	"\aPromise\x12\x1c.zerofleet.v1.PromiseRequest\x1a\x1d.zerofleet.v1.PromiseResponse\x12C\n" +
+	"\x06Settle\x12\x1b.zerofleet.v1.SettleRequest\x1a\x1c.zerofleet.v1.SettleResponse\x12[\n" +
 	"\x0eCommitManifest\x12#.zerofleet.v1.CommitManifestRequest\x1a$.zerofleet.v1.CommitManifestResponse\x12I\n" +
 	"\bFinished\x12\x1d.zerofleet.v1.FinishedRequest\x1a\x1e.zerofleet.v1.FinishedResponse2O\n" +
 	"\bOperator\x12C\n" +
@@ -2443,7 +3066,7 @@ func file_zerofleet_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_zerofleet_v1_control_proto_goTypes = []any{
 	(InstructionKind)(0),             // 0: zerofleet.v1.InstructionKind
 	(Phase)(0),                       // 1: zerofleet.v1.Phase
@@ -2457,81 +3080,99 @@ var file_zerofleet_v1_control_proto_goTypes = []any{
 	(*RenewResponse)(nil),            // 9: zerofleet.v1.RenewResponse
 	(*WatchRequest)(nil),             // 10: zerofleet.v1.WatchRequest
 	(*WatchResponse)(nil),            // 11: zerofleet.v1.WatchResponse
-	(*Generation)(nil),               // 12: zerofleet.v1.Generation
-	(*Member)(nil),                   // 13: zerofleet.v1.Member
-	(*Restore)(nil),                  // 14: zerofleet.v1.Restore
-	(*Instruction)(nil),              // 15: zerofleet.v1.Instruction
-	(*ReportRequest)(nil),            // 16: zerofleet.v1.ReportRequest
-	(*ReportResponse)(nil),           // 17: zerofleet.v1.ReportResponse
-	(*ReportEntry)(nil),              // 18: zerofleet.v1.ReportEntry
-	(*WorkerState)(nil),              // 19: zerofleet.v1.WorkerState
-	(*StepLine)(nil),                 // 20: zerofleet.v1.StepLine
-	(*EvaluationLine)(nil),           // 21: zerofleet.v1.EvaluationLine
-	(*Event)(nil),                    // 22: zerofleet.v1.Event
-	(*StoreFingerprintRequest)(nil),  // 23: zerofleet.v1.StoreFingerprintRequest
-	(*StoreFingerprintResponse)(nil), // 24: zerofleet.v1.StoreFingerprintResponse
-	(*CommitManifestRequest)(nil),    // 25: zerofleet.v1.CommitManifestRequest
-	(*CommitManifestResponse)(nil),   // 26: zerofleet.v1.CommitManifestResponse
-	(*FinishedRequest)(nil),          // 27: zerofleet.v1.FinishedRequest
-	(*FinishedResponse)(nil),         // 28: zerofleet.v1.FinishedResponse
-	(*StatusRequest)(nil),            // 29: zerofleet.v1.StatusRequest
-	(*StatusResponse)(nil),           // 30: zerofleet.v1.StatusResponse
-	(*WorkerStatus)(nil),             // 31: zerofleet.v1.WorkerStatus
-	nil,                              // 32: zerofleet.v1.WorkerState.MemoryBytesEntry
-	nil,                              // 33: zerofleet.v1.StepLine.TierBytesEntry
-	nil,                              // 34: zerofleet.v1.Event.FieldsEntry
-	nil,                              // 35: zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	(*Mark)(nil),                     // 12: zerofleet.v1.Mark
+	(*Generation)(nil),               // 13: zerofleet.v1.Generation
+	(*Handover)(nil),                 // 14: zerofleet.v1.Handover
+	(*Holder)(nil),                   // 15: zerofleet.v1.Holder
+	(*PromiseRequest)(nil),           // 16: zerofleet.v1.PromiseRequest
+	(*PromiseResponse)(nil),          // 17: zerofleet.v1.PromiseResponse
+	(*HeldState)(nil),                // 18: zerofleet.v1.HeldState
+	(*SettleRequest)(nil),            // 19: zerofleet.v1.SettleRequest
+	(*SettleResponse)(nil),           // 20: zerofleet.v1.SettleResponse
+	(*Member)(nil),                   // 21: zerofleet.v1.Member
+	(*Restore)(nil),                  // 22: zerofleet.v1.Restore
+	(*Instruction)(nil),              // 23: zerofleet.v1.Instruction
+	(*ReportRequest)(nil),            // 24: zerofleet.v1.ReportRequest
+	(*ReportResponse)(nil),           // 25: zerofleet.v1.ReportResponse
+	(*ReportEntry)(nil),              // 26: zerofleet.v1.ReportEntry
+	(*WorkerState)(nil),              // 27: zerofleet.v1.WorkerState
+	(*StepLine)(nil),                 // 28: zerofleet.v1.StepLine
+	(*EvaluationLine)(nil),           // 29: zerofleet.v1.EvaluationLine
+	(*Event)(nil),                    // 30: zerofleet.v1.Event
+	(*StoreFingerprintRequest)(nil),  // 31: zerofleet.v1.StoreFingerprintRequest
+	(*StoreFingerprintResponse)(nil), // 32: zerofleet.v1.StoreFingerprintResponse
+	(*CommitManifestRequest)(nil),    // 33: zerofleet.v1.CommitManifestRequest
+	(*CommitManifestResponse)(nil),   // 34: zerofleet.v1.CommitManifestResponse
+	(*FinishedRequest)(nil),          // 35: zerofleet.v1.FinishedRequest
+	(*FinishedResponse)(nil),         // 36: zerofleet.v1.FinishedResponse
+	(*StatusRequest)(nil),            // 37: zerofleet.v1.StatusRequest
+	(*StatusResponse)(nil),           // 38: zerofleet.v1.StatusResponse
+	(*WorkerStatus)(nil),             // 39: zerofleet.v1.WorkerStatus
+	nil,                              // 40: zerofleet.v1.WorkerState.MemoryBytesEntry
+	nil,                              // 41: zerofleet.v1.StepLine.TierBytesEntry
+	nil,                              // 42: zerofleet.v1.Event.FieldsEntry
+	nil,                              // 43: zerofleet.v1.WorkerStatus.MemoryBytesEntry
 }
 var file_zerofleet_v1_control_proto_depIdxs = []int32{
 	5,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
 	5,  // 1: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
-	12, // 2: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
-	15, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
-	13, // 4: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
-	14, // 5: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
-	0,  // 6: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
-	5,  // 7: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
-	18, // 8: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
-	19, // 9: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
-	20, // 10: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
-	21, // 11: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	22, // 12: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
-	1,  // 13: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
-	32, // 14: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
-	33, // 15: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
-	34, // 16: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
-	5,  // 17: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 18: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 19: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
-	2,  // 20: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
-	20, // 21: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
-	21, // 22: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	31, // 23: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
-	1,  // 24: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
-	35, // 25: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
-	3,  // 26: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
-	6,  // 27: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
-	8,  // 28: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
-	10, // 29: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
-	16, // 30: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
-	23, // 31: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
-	25, // 32: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
-	27, // 33: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
-	29, // 34: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
-	4,  // 35: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
-	7,  // 36: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
-	9,  // 37: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
-	11, // 38: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
-	17, // 39: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
-	24, // 40: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
-	26, // 41: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
-	28, // 42: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
-	30, // 43: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
-	35, // [35:44] is the sub-list for method output_type
-	26, // [26:35] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	13, // 2: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
+	23, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
+	12, // 4: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
+	21, // 5: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
+	22, // 6: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
+	14, // 7: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
+	15, // 8: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
+	5,  // 9: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
+	18, // 10: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
+	5,  // 11: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
+	0,  // 12: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
+	5,  // 13: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
+	26, // 14: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
+	27, // 15: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
+	28, // 16: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
+	29, // 17: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	30, // 18: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
+	1,  // 19: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
+	40, // 20: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
+	41, // 21: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
+	42, // 22: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
+	5,  // 23: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
+	5,  // 24: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
+	5,  // 25: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
+	2,  // 26: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
+	28, // 27: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
+	29, // 28: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	39, // 29: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
+	1,  // 30: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
+	43, // 31: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	3,  // 32: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
+	6,  // 33: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
+	8,  // 34: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
+	10, // 35: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
+	24, // 36: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
+	31, // 37: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
+	16, // 38: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
+	19, // 39: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
+	33, // 40: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
+	35, // 41: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
+	37, // 42: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
+	4,  // 43: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
+	7,  // 44: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
+	9,  // 45: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
+	11, // 46: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
+	25, // 47: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
+	32, // 48: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
+	17, // 49: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
+	20, // 50: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
+	34, // 51: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
+	36, // 52: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
+	38, // 53: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
+	43, // [43:54] is the sub-list for method output_type
+	32, // [32:43] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_zerofleet_v1_control_proto_init() }
@@ -2542,8 +3183,9 @@ func file_zerofleet_v1_control_proto_init() {
 	file_zerofleet_v1_control_proto_msgTypes[8].OneofWrappers = []any{
 		(*WatchResponse_Generation)(nil),
 		(*WatchResponse_Instruction)(nil),
+		(*WatchResponse_Mark)(nil),
 	}
-	file_zerofleet_v1_control_proto_msgTypes[15].OneofWrappers = []any{
+	file_zerofleet_v1_control_proto_msgTypes[23].OneofWrappers = []any{
 		(*ReportEntry_State)(nil),
 		(*ReportEntry_Step)(nil),
 		(*ReportEntry_Evaluation)(nil),
@@ -2555,7 +3197,7 @@ func file_zerofleet_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zerofleet_v1_control_proto_rawDesc), len(file_zerofleet_v1_control_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   33,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -28,6 +28,8 @@ const (
 	Control_Watch_FullMethodName            = "/zerofleet.v1.Control/Watch"
 	Control_Report_FullMethodName           = "/zerofleet.v1.Control/Report"
 	Control_StoreFingerprint_FullMethodName = "/zerofleet.v1.Control/StoreFingerprint"
+	Control_Promise_FullMethodName          = "/zerofleet.v1.Control/Promise"
+	Control_Settle_FullMethodName           = "/zerofleet.v1.Control/Settle"
 	Control_CommitManifest_FullMethodName   = "/zerofleet.v1.Control/CommitManifest"
 	Control_Finished_FullMethodName         = "/zerofleet.v1.Control/Finished"
 )
@@ -48,14 +50,20 @@ type ControlClient interface {
 	Register(ctx context.Context, in *RegisterRequest, opts ...grpc.CallOption) (*RegisterResponse, error)
 	// Renew keeps the lease. It must be called at least every lease_seconds / 3.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
-	// Watch sends the newest generation and the newest instruction at once, and every later one as it is written. It
-	// ends when the coordinator does.
+	// Watch sends the newest generation, instruction and marks at once, and every later one as it is written. It ends when
+	// the coordinator does.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Report delivers states, step lines and events, each at least once; the coordinator keeps each once.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 	// StoreFingerprint announces what the caller's kernels compute and returns what the job's are held to. It waits until
 	// generation 1's rank 0 has called it.
 	StoreFingerprint(ctx context.Context, in *StoreFingerprintRequest, opts ...grpc.CallOption) (*StoreFingerprintResponse, error)
+	// Promise says that the caller has closed everything of a generation and never advances in it again, and what state it
+	// holds. When all living members have promised, the next generation is planned from their reports.
+	Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error)
+	// Settle says that the caller's share of a generation's state is in place. When all members have said so, the generation
+	// is settled, and Watch tells them to go on.
+	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
 	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step.
 	CommitManifest(ctx context.Context, in *CommitManifestRequest, opts ...grpc.CallOption) (*CommitManifestResponse, error)
 	// Finished is a worker's last call: its part of the job has ended, and how.
@@ -139,6 +147,26 @@ func (c *controlClient) StoreFingerprint(ctx context.Context, in *StoreFingerpri
 	return out, nil
 }
 
+func (c *controlClient) Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromiseResponse)
+	err := c.cc.Invoke(ctx, Control_Promise_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettleResponse)
+	err := c.cc.Invoke(ctx, Control_Settle_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) CommitManifest(ctx context.Context, in *CommitManifestRequest, opts ...grpc.CallOption) (*CommitManifestResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CommitManifestResponse)
@@ -175,14 +203,20 @@ type ControlServer interface {
 	Register(context.Context, *RegisterRequest) (*RegisterResponse, error)
 	// Renew keeps the lease. It must be called at least every lease_seconds / 3.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
-	// Watch sends the newest generation and the newest instruction at once, and every later one as it is written. It
-	// ends when the coordinator does.
+	// Watch sends the newest generation, instruction and marks at once, and every later one as it is written. It ends when
+	// the coordinator does.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Report delivers states, step lines and events, each at least once; the coordinator keeps each once.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	// StoreFingerprint announces what the caller's kernels compute and returns what the job's are held to. It waits until
 	// generation 1's rank 0 has called it.
 	StoreFingerprint(context.Context, *StoreFingerprintRequest) (*StoreFingerprintResponse, error)
+	// Promise says that the caller has closed everything of a generation and never advances in it again, and what state it
+	// holds. When all living members have promised, the next generation is planned from their reports.
+	Promise(context.Context, *PromiseRequest) (*PromiseResponse, error)
+	// Settle says that the caller's share of a generation's state is in place. When all members have said so, the generation
+	// is settled, and Watch tells them to go on.
+	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
 	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step.
 	CommitManifest(context.Context, *CommitManifestRequest) (*CommitManifestResponse, error)
 	// Finished is a worker's last call: its part of the job has ended, and how.
@@ -214,6 +248,12 @@ func (UnimplementedControlServer) Report(context.Context, *ReportRequest) (*Repo
 }
 func (UnimplementedControlServer) StoreFingerprint(context.Context, *StoreFingerprintRequest) (*StoreFingerprintResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StoreFingerprint not implemented")
+}
+func (UnimplementedControlServer) Promise(context.Context, *PromiseRequest) (*PromiseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Promise not implemented")
+}
+func (UnimplementedControlServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
 }
 func (UnimplementedControlServer) CommitManifest(context.Context, *CommitManifestRequest) (*CommitManifestResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CommitManifest not implemented")
@@ -343,6 +383,42 @@ func _Control_StoreFingerprint_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Promise_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromiseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Promise(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Promise_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Promise(ctx, req.(*PromiseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Settle_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Settle(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Settle_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Settle(ctx, req.(*SettleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_CommitManifest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CommitManifestRequest)
 	if err := dec(in); err != nil {
@@ -405,6 +481,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StoreFingerprint",
 			Handler:    _Control_StoreFingerprint_Handler,
+		},
+		{
+			MethodName: "Promise",
+			Handler:    _Control_Promise_Handler,
+		},
+		{
+			MethodName: "Settle",
+			Handler:    _Control_Settle_Handler,
 		},
 		{
 			MethodName: "CommitManifest",

@@ -1,0 +1,324 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/zerofleet/zerofleet/checkpoint"
+	"github.com/zerofleet/zerofleet/collective"
+	"github.com/zerofleet/zerofleet/collective/grpc"
+	"github.com/zerofleet/zerofleet/data"
+	"github.com/zerofleet/zerofleet/kernels"
+	"github.com/zerofleet/zerofleet/kernels/cpu"
+	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/model"
+	"github.com/zerofleet/zerofleet/train"
+	"github.com/zerofleet/zerofleet/worker/inputs"
+)
+
+// incarnation is what a worker keeps from one generation to the next.
+//
+// It holds the state of the newest settled generation until the next one is settled: whatever fails before that, the one
+// after is planned from what is settled, and nothing is lost.
+type incarnation struct {
+	*worker
+	backend    kernels.Backend
+	base       *inputs.Model
+	train      *data.Dataset
+	eval       *data.Dataset
+	options    train.Options
+	dec        *model.Decoder
+	manifest   checkpoint.Manifest // what every checkpoint of the job says
+	announced  bool                // the fingerprint, with the first generation
+	began      time.Time           // the first training
+	settled    *state              // of the newest settled generation, nil before the first
+	unsettled  *state              // built, and not known to be settled
+	generation membership.Generation
+}
+
+// state is this rank's share of a generation's state.
+type state struct {
+	generation uint64
+	t          *train.Trainer
+}
+
+func (s *state) held() membership.Held {
+	c := s.t.Cursor()
+	return membership.Held{Generation: s.generation, Rank: s.t.Rank(), Step: s.t.Step(), OptimizerStep: s.t.OptimizerStep(),
+		Records: s.t.LastRecords(), Cursor: membership.Cursor{Epoch: c.Epoch, Sample: c.Sample}}
+}
+
+// live loads while the first generation forms, then trains in one after the other.
+func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
+	w.session.ReportState(membership.Loading, "", 0, nil)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	fenced := make(chan struct{})
+	defer func() { <-fenced }()
+	go func() { // a worker whose lease has ended stops computing at once
+		defer close(fenced)
+		select {
+		case <-w.session.Done():
+			cancel(w.session.Err())
+		case <-ctx.Done():
+		}
+	}()
+	defer cancel(nil)
+	i := &incarnation{worker: w}
+	defer func() { err = errors.Join(err, i.close()) }()
+	if err := i.load(ctx); err != nil {
+		return train.Outcome{}, err
+	}
+	for {
+		if i.generation.Number == 0 || i.settled == nil {
+			w.session.ReportState(membership.Waiting, "", 0, nil)
+		}
+		g, err := w.session.Generation(ctx, i.generation.Number)
+		if err != nil {
+			return train.Outcome{}, err
+		}
+		i.generation = g
+		if _, member := g.Rank(w.session.ID(), w.session.Incarnation()); !member {
+			continue // the next one may have a place for it
+		}
+		out, err := i.member(ctx, g)
+		if err != nil || !out.Reconfigure {
+			return out, err
+		}
+	}
+}
+
+// load opens what the job needs.
+func (i *incarnation) load(ctx context.Context) (err error) {
+	load, loadCtx := errgroup.WithContext(ctx)
+	load.Go(func() (err error) {
+		if i.base, err = inputs.OpenModel(loadCtx, i.job); err != nil {
+			return err
+		}
+		i.train, i.eval, err = inputs.OpenData(loadCtx, i.job, i.base.Tokenizer)
+		return err
+	})
+	load.Go(func() (err error) {
+		i.backend, err = cpu.Open(cpu.Options{Threads: i.job.Workers.Threads})
+		return err
+	})
+	if err := load.Wait(); err != nil {
+		return err
+	}
+	if i.options, err = trainOptions(i.job, i.train.Steps()); err != nil {
+		return err
+	}
+	if i.dec, err = model.New(i.base.Config(), i.options.Compute); err != nil {
+		return err
+	}
+	i.manifest.Job = i.job.Name
+	i.manifest.Model, err = i.base.Config().HuggingFace("f32")
+	return err
+}
+
+func (i *incarnation) close() error {
+	var errs []error
+	for _, s := range []*state{i.settled, i.unsettled} {
+		if s != nil {
+			errs = append(errs, s.t.Close())
+		}
+	}
+	if i.backend != nil {
+		errs = append(errs, i.backend.Close())
+	}
+	if i.base != nil {
+		errs = append(errs, i.base.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// errOver ends what a worker does in a generation that is over.
+type errOver struct{ why string }
+
+func (e errOver) Error() string { return "the generation is over: " + e.why }
+
+// member is this worker's part of one generation, and what follows when that has ended before the job has: the promise.
+func (i *incarnation) member(ctx context.Context, g membership.Generation) (train.Outcome, error) {
+	within, end := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if why := i.session.Over(within, g.Number); why != "" {
+			end(errOver{why})
+		}
+	}()
+	out, err := i.take(within, g)
+	over := context.Cause(within)
+	end(nil)
+	<-watched
+	var told errOver
+	switch {
+	case ctx.Err() != nil:
+		return out, context.Cause(ctx)
+	case err == nil && !out.Reconfigure:
+		return out, nil
+	case err == nil, errors.As(over, &told), errors.Is(err, collective.ErrPeer), errors.Is(err, collective.ErrFenced), errors.Is(err, collective.ErrStalled):
+		return train.Outcome{Reconfigure: true}, i.promise(ctx, g, out.Reconfigure, err)
+	}
+	return out, err
+}
+
+// promise closes what was open in a generation, and gives the coordinator the word that this worker never advances in it
+// again, with a report of what it holds.
+func (i *incarnation) promise(ctx context.Context, g membership.Generation, asked bool, cause error) error {
+	why := ""
+	if cause != nil {
+		why = cause.Error()
+	}
+	if !asked {
+		i.o.Log.Warn("leaving a generation", "generation", g.Number, "why", why)
+	}
+	var held []membership.Held
+	for _, s := range []*state{i.settled, i.unsettled} {
+		if s == nil {
+			continue
+		}
+		if err := s.t.Retire(ctx); err != nil {
+			return err
+		}
+		held = append(held, s.held())
+	}
+	if i.settled != nil {
+		i.session.ReportState(membership.Recovering, why, uint64(i.settled.t.Step()), nil)
+	}
+	return i.session.Promise(ctx, g.Number, held, why)
+}
+
+// take joins a generation, builds this rank's share of its state, and trains when everybody has theirs.
+func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.Outcome, error) {
+	group, err := i.join(ctx, g)
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	defer group.Close()
+	if err := i.sort(g); err != nil {
+		return train.Outcome{}, err
+	}
+	if !i.announced {
+		if i.manifest.Fingerprint, err = i.fingerprint(ctx, g, group.Rank(), i.backend, i.dec, i.options); err != nil {
+			return train.Outcome{}, err
+		}
+		i.announced = true
+	}
+	t, err := train.New(ctx, i.options, i.dec, train.Device{Backend: i.backend, Fold: cpu.Accumulate}, group)
+	if err != nil {
+		return train.Outcome{}, err
+	}
+	received, restored, err := i.fill(ctx, t, g)
+	if err == nil {
+		err = t.CheckReplicas(ctx)
+	}
+	if err != nil { // the group first: what is under way uses the memory
+		return train.Outcome{}, errors.Join(err, group.Close(), t.Close())
+	}
+	i.unsettled = &state{g.Number, t}
+	if err := i.session.Settle(ctx, g.Number, received, restored); err != nil {
+		return train.Outcome{}, err
+	}
+	settled, err := i.session.Settled(ctx, g.Number)
+	if err != nil || !settled {
+		return train.Outcome{Reconfigure: !settled}, err
+	}
+	if i.settled != nil {
+		if err := i.settled.t.Close(); err != nil {
+			return train.Outcome{}, err
+		}
+	}
+	i.settled, i.unsettled = i.unsettled, nil
+	return i.run(ctx, t, group, g)
+}
+
+// sort keeps the one state that g may be built from: what was built for the generation before is either settled after all,
+// though this worker has not heard of it, or came to nothing.
+func (i *incarnation) sort(g membership.Generation) error {
+	if i.unsettled == nil {
+		return nil
+	}
+	drop := i.unsettled
+	if g.Handover != nil && g.Handover.Settled == i.unsettled.generation {
+		drop, i.settled = i.settled, i.unsettled
+	}
+	i.unsettled = nil
+	if drop == nil {
+		return nil
+	}
+	return drop.t.Close()
+}
+
+// join connects to the generation's other workers.
+func (i *incarnation) join(ctx context.Context, g membership.Generation) (collective.Group, error) {
+	rank, _ := g.Rank(i.session.ID(), i.session.Incarnation())
+	c := i.job.Collective
+	cfg := grpc.Config{Job: i.job.Name, Generation: g.Number, Rank: rank, Budget: int64(c.ReceiveBudgetBytes),
+		Deadline: seconds(c.DeadlineSeconds), Checksum: c.Checksum, ClientTLS: i.client.Credentials().Client(membership.RoleWorker)}
+	for _, m := range g.Members {
+		cfg.Peers = append(cfg.Peers, grpc.Peer{ID: m.ID, Addr: m.Addr, Name: string(membership.RoleWorker)})
+	}
+	group, err := i.endpoint.Join(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("join generation %d as rank %d: %w", g.Number, rank, err)
+	}
+	return group, nil
+}
+
+// fill gives the state its first values: from the settled generation's, which members hold, or from a checkpoint or the
+// base model. It returns the bytes that came from other ranks, and from a checkpoint.
+func (i *incarnation) fill(ctx context.Context, t *train.Trainer, g membership.Generation) (received, restored int64, err error) {
+	if h := g.Handover; h != nil {
+		var old *train.Trainer
+		if i.settled != nil && i.settled.generation == h.Settled {
+			old = i.settled.t
+			if err := old.Complete(h.Step, h.Records); err != nil {
+				return 0, 0, err
+			}
+		}
+		from := train.Handover{World: h.World, Step: h.Step, OptimizerStep: h.OptimizerStep, Records: h.Records,
+			Cursor: checkpoint.Cursor{Epoch: h.Cursor.Epoch, Sample: h.Cursor.Sample}}
+		for _, x := range h.Holders {
+			from.Holders = append(from.Holders, train.Holder{Rank: x.Rank, Replica: x.Replica})
+		}
+		received, err = t.TakeOver(ctx, old, from)
+		return received, 0, err
+	}
+	if g.Restore == nil {
+		return 0, 0, t.Init(ctx, i.base.Weights.ReadF32)
+	}
+	m, err := checkpoint.Decode(g.Restore.Manifest)
+	if err != nil {
+		return 0, 0, err
+	}
+	reader := checkpoint.Open(checkpoint.Dir(g.Restore.Store), m)
+	defer reader.Close()
+	for _, p := range m.Parts {
+		restored += p.Bytes / int64(t.World())
+	}
+	if g.Restore.WeightsOnly {
+		return 0, restored, t.Init(ctx, reader.ReadTensor)
+	}
+	return 0, restored, t.Restore(ctx, reader)
+}
+
+// run trains in a settled generation.
+func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collective.Group, g membership.Generation) (train.Outcome, error) {
+	if i.began.IsZero() {
+		i.began = time.Now()
+	}
+	r := &reporter{w: i.worker, t: t, group: group, began: i.began, data: i.train, rank: group.Rank()}
+	r.phase("training")
+	return t.Run(ctx, train.Run{
+		Data: i.train, Eval: i.eval, EvalEvery: int64(i.job.Eval.EverySteps), EvaluateBeforeFirst: t.Step() == 0 && g.Handover == nil,
+		Store: i.store(), CheckpointEvery: int64(i.job.Checkpoint.EverySteps), CheckpointOnStop: i.job.Checkpoint.OnExit,
+		StopAt: i.stopAt, Manifest: i.manifest, Handled: g.Handled,
+		Instruction: r.instruction, StopReason: r.stopReason, Commit: i.commit,
+		Committed: r.committed, Evaluated: r.evaluated, Phase: r.phase,
+	})
+}
