@@ -71,6 +71,11 @@ func decide(s situation) decision {
 	if absent := s.absent(); len(absent) > 0 {
 		return decision{started: absent, why: "not running"}
 	}
+	if plan.Suspended && s.interrupts > 0 {
+		return decision{atOnce: true, outcome: &store.Outcome{
+			State: store.StateInterrupted, Step: checkpointStep(s.View), Message: "interrupted while suspended", Time: s.now,
+		}}
+	}
 	if plan.Suspended {
 		if d, failed := s.deserted(gone, plan.Why); failed {
 			return d

@@ -92,13 +92,22 @@ func fakeWorker(ctx context.Context, control, id string) error {
 		return err
 	}
 	defer s.Close()
-	s.ReportState(membership.Loading, "", 0, nil)
-	g, err := s.Generation(ctx, 0)
-	if err != nil {
-		return err
+	s.ReportState(membership.Waiting, "", 0, nil)
+	f := &fakeRun{ctx: ctx, client: client, s: s, job: j, id: id, dir: assigned.RunDir, stopAt: assigned.StopAt}
+	for {
+		g, err := s.Generation(ctx, f.g.Number)
+		if err != nil {
+			return err
+		}
+		f.g = g
+		if _, member := g.Rank(id, s.Incarnation()); !member {
+			continue
+		}
+		over, err := f.train()
+		if err != nil || !over {
+			return err
+		}
 	}
-	f := &fakeRun{ctx: ctx, client: client, s: s, g: g, job: j, id: id, dir: assigned.RunDir, stopAt: assigned.StopAt}
-	return f.train()
 }
 
 type fakeRun struct {
@@ -110,37 +119,72 @@ type fakeRun struct {
 	id     string
 	dir    string
 	stopAt uint64
+	held   []membership.Held // of the newest settled generation
+	step   uint64
 }
 
-func (f *fakeRun) train() error {
-	rank, ok := f.g.Rank(f.id, f.s.Incarnation())
-	if !ok {
-		return errors.New("no member")
+// over says whether the generation is, without waiting.
+func (f *fakeRun) over() bool {
+	ctx, cancel := context.WithTimeout(f.ctx, time.Millisecond)
+	defer cancel()
+	return f.s.Over(ctx, f.g.Number) != ""
+}
+
+// train is one generation. over says that the job goes on in another.
+func (f *fakeRun) train() (over bool, err error) {
+	rank, _ := f.g.Rank(f.id, f.s.Incarnation())
+	if h := f.g.Handover; h != nil {
+		f.step = uint64(h.Step)
+	} else {
+		f.step = 0
+		if r := f.g.Restore; r != nil && !r.WeightsOnly {
+			f.step = r.Step
+		}
 	}
+	if err := f.s.Settle(f.ctx, f.g.Number, 1000, 0); err != nil {
+		return false, err
+	}
+	settled, err := f.s.Settled(f.ctx, f.g.Number)
+	if err != nil {
+		return false, err
+	}
+	if settled {
+		f.held = []membership.Held{{Generation: f.g.Number, Rank: rank}}
+		if over, err = f.steps(rank); err != nil || !over {
+			return over, err
+		}
+	}
+	for i := range f.held {
+		f.held[i].Step = int64(f.step)
+	}
+	return true, f.s.Promise(f.ctx, f.g.Number, f.held, "it is over")
+}
+
+func (f *fakeRun) steps(rank int) (over bool, err error) {
 	print := "same bits"
 	if fake("differs") == f.id {
 		print = "other bits"
 	}
 	reference, of, err := f.s.StoreFingerprint(f.ctx, f.g.Number, rank, print)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if reference != print {
-		return f.fail(0, fmt.Sprintf("computes other bits than worker %s", of))
-	}
-	var step uint64
-	if r := f.g.Restore; r != nil && !r.WeightsOnly {
-		step = r.Step
+		return false, f.fail(0, fmt.Sprintf("computes other bits than worker %s", of))
 	}
 	last := uint64(f.job.Train.Steps)
 	pace := 5 * time.Millisecond
 	if ms, err := strconv.Atoi(fake("pace")); err == nil {
 		pace = time.Duration(ms) * time.Millisecond
 	}
-	f.s.ReportState(membership.Training, "", step, map[string]int64{"parameters": 1000})
-	for step < last {
+	f.s.ReportState(membership.Training, "", f.step, map[string]int64{"parameters": 1000})
+	for f.step < last {
 		<-time.After(pace) // the step's work
-		step++
+		if f.over() {
+			return true, nil
+		}
+		f.step++
+		step := f.step
 		f.s.ReportStep(&membership.StepLine{Step: step, Loss: 5 - float64(step)/100, LearningRate: 1e-3, GradNorm: 1, Tokens: 512,
 			LossTokens: 512, TokensPerSecond: 1000, WorldSize: uint32(len(f.g.Members)), Generation: f.g.Number, TotalSteps: last})
 		f.s.ReportState(membership.Training, "", step, nil)
@@ -149,31 +193,34 @@ func (f *fakeRun) train() error {
 			os.Exit(7)
 		}
 		if fake("fail") == fmt.Sprintf("%s@%d", f.id, step) {
-			return f.fail(step, "loss is not a number in tensor model.norm.weight")
+			return false, f.fail(step, "loss is not a number in tensor model.norm.weight")
 		}
 		i := f.s.Instruction()
 		switch {
+		case i.Kind == membership.Reconfigure && i.Sequence > f.g.Handled:
+			return true, nil
 		case i.Kind == membership.Stop:
-			return f.stop(rank, step, i.Why)
+			return false, f.stop(rank, step, i.Why)
 		case f.stopAt != 0 && step >= f.stopAt && step < last:
-			return f.stop(rank, step, "--stop-at")
+			return false, f.stop(rank, step, "--stop-at")
 		case f.client.Lost().Seconds() > f.job.Workers.OrphanSeconds:
-			return f.orphan(rank, step)
+			return false, f.orphan(rank, step)
 		case f.s.Err() != nil:
-			return f.s.Err()
+			return false, f.s.Err()
 		case f.job.Checkpoint.EverySteps > 0 && step%uint64(f.job.Checkpoint.EverySteps) == 0:
 			if err := f.checkpoint(rank, step); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
+	step := f.step
 	if err := f.checkpoint(rank, step); err != nil {
-		return err
+		return false, err
 	}
 	if rank == 0 {
 		f.s.ReportEvaluation(&membership.EvaluationLine{Step: step, Loss: 2, Perplexity: 7.4, LossTokens: 99})
 	}
-	return f.s.Finish(f.ctx, membership.OutcomeDone, step, "")
+	return false, f.s.Finish(f.ctx, membership.OutcomeDone, step, "")
 }
 
 func (f *fakeRun) fail(step uint64, message string) error {

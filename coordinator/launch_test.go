@@ -242,7 +242,7 @@ func TestAWorkersDeathEndsTheRun(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv(fakeEnv, c.fake+" pace=20")
-			file, _ := testJob(t, 1000, 2, "")
+			file, _ := testJob(t, 1000, 2, "recovery: {below_min: fail}")
 			w, done := launchHere(t, Options{JobFile: file})
 			wants(t, done, ExitFailed, c.words...)
 			checkGone(t, w)
@@ -250,19 +250,91 @@ func TestAWorkersDeathEndsTheRun(t *testing.T) {
 	}
 }
 
-func TestAKilledWorkerIsNamedAndNotItsPeers(t *testing.T) {
-	leakCheck(t)
-	t.Setenv(fakeEnv, "pace=20")
-	file, _ := testJob(t, 1000, 3, "")
-	w, done := launchHere(t, Options{JobFile: file})
-	w.await(t, "step 3", stepped(3))
+// kill ends a worker's process as a machine that vanishes would.
+func (w *watcher) kill(t *testing.T, id int) (pid int) {
+	t.Helper()
 	w.mu.Lock()
-	pid := int(w.status.GetWorkers()[1].GetPid())
+	pid = int(w.status.GetWorkers()[id].GetPid())
 	w.mu.Unlock()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	wants(t, done, ExitFailed, fmt.Sprintf("worker 1 (rank 1, process %d) died: killed by SIGKILL", pid))
+	return pid
+}
+
+func settled(generation int) func(*watcher) bool {
+	return func(w *watcher) bool {
+		for _, e := range w.events {
+			if e.Type == "settled" && e.Fields["generation"] == fmt.Sprint(generation) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func TestAKilledWorkerIsSurvived(t *testing.T) {
+	leakCheck(t)
+	t.Setenv(fakeEnv, "pace=20")
+	file, dir := testJob(t, 60, 3, "")
+	w, done := launchHere(t, Options{JobFile: file, Set: []string{"workers.min=1"}})
+	w.await(t, "step 3", stepped(3))
+	pid := w.kill(t, 1)
+	wants(t, done, ExitDone)
+	checkGone(t, w)
+	checkMetrics(t, dir, 60)
+	if e := w.event("worker_died"); e == nil || e.What != fmt.Sprintf("worker 1 (process %d) died: killed by SIGKILL", pid) {
+		t.Errorf("event of the death: %+v", e)
+	}
+	if !settled(2)(w) || w.status.GetGeneration() != 2 {
+		t.Errorf("ended in generation %d, want 2, settled", w.status.GetGeneration())
+	}
+}
+
+func TestAWorkerThatDiedIsStartedAgainAndJoins(t *testing.T) {
+	leakCheck(t)
+	t.Setenv(fakeEnv, "pace=20")
+	file, dir := testJob(t, 150, 3, "")
+	w, done := launchHere(t, Options{JobFile: file, Set: []string{"workers.min=1", "workers.restart=true"}})
+	w.await(t, "step 3", stepped(3))
+	w.kill(t, 1)
+	w.await(t, "three workers again", settled(3))
+	w.kill(t, 0)
+	w.await(t, "three workers once more", settled(5))
+	wants(t, done, ExitDone)
+	checkGone(t, w)
+	checkMetrics(t, dir, 150)
+	for rank, p := range w.status.GetWorkers() {
+		if p.GetRank() < 0 || p.GetGeneration() != 5 {
+			t.Errorf("worker %d: %v, want it in generation 5", rank, p)
+		}
+	}
+}
+
+func TestWhenAllAreKilledTheLastIsNamed(t *testing.T) {
+	leakCheck(t)
+	t.Setenv(fakeEnv, "pace=20")
+	file, _ := testJob(t, 1000, 2, "")
+	w, done := launchHere(t, Options{JobFile: file, Set: []string{"workers.min=1"}})
+	w.await(t, "step 3", stepped(3))
+	w.kill(t, 1)
+	w.await(t, "generation 2", settled(2))
+	pid := w.kill(t, 0)
+	wants(t, done, ExitFailed, fmt.Sprintf("process %d) died: killed by SIGKILL", pid), "no checkpoint was kept")
+	checkGone(t, w)
+}
+
+func TestBelowMinIsSuspendedUntilTheUserStopsIt(t *testing.T) {
+	leakCheck(t)
+	t.Setenv(fakeEnv, "pace=20")
+	file, _ := testJob(t, 1000, 2, "checkpoint: {every_steps: 2}")
+	interrupts := make(chan os.Signal, 2)
+	w, done := launchHere(t, Options{JobFile: file, Interrupts: interrupts})
+	w.await(t, "step 5", stepped(5))
+	w.kill(t, 1)
+	w.await(t, "suspension", func(w *watcher) bool { return w.event("suspended") != nil })
+	interrupts <- os.Interrupt
+	wants(t, done, ExitInterrupted)
 	checkGone(t, w)
 }
 
