@@ -160,11 +160,12 @@ func (s situation) absent() []string {
 	for i := range s.Run.Max {
 		id := fmt.Sprint(i)
 		p, launched := s.Processes[id]
-		_, registered := s.Registrations[id]
+		life, registered := s.Registrations[id]
+		_, finished := s.finished(id, life.Incarnation)
 		switch {
 		case !launched && !registered && !s.Started():
 			ids = append(ids, id)
-		case launched && p.Exited && s.Run.Restart && p.EarlyEnds < maxEarlyEnds:
+		case launched && p.Exited && !finished && s.Run.Restart && p.EarlyEnds < maxEarlyEnds:
 			ids = append(ids, id)
 		}
 	}
@@ -272,7 +273,7 @@ func (f fault) compare(g fault) int {
 func (s situation) memberFault(m membership.Member) (fault, bool) {
 	who := fmt.Sprintf("worker %s (rank %d, process %d)", m.ID, m.Rank, s.Registrations[m.ID].PID)
 	f, finished := s.finished(m.ID, m.Incarnation)
-	p := s.Processes[m.ID]
+	p, life := s.Processes[m.ID], s.Registrations[m.ID]
 	switch {
 	case finished && f.Outcome == membership.OutcomeFailed:
 		return fault{m.ID, f.Time, false, fmt.Sprintf("%s failed: %s", who, f.Message)}, true
@@ -280,6 +281,8 @@ func (s situation) memberFault(m membership.Member) (fault, bool) {
 		return fault{}, false
 	case p.Exited:
 		return fault{m.ID, p.Time, true, fmt.Sprintf("%s died: %s", who, p.Status)}, true
+	case life.Incarnation > m.Incarnation || life.Removed:
+		return fault{m.ID, life.Registered, true, fmt.Sprintf("worker %s (rank %d) died", m.ID, m.Rank)}, true
 	}
 	if since, ok := s.missing[m.ID]; ok && s.now.Sub(since) >= leaseTTL {
 		return fault{m.ID, since.Add(leaseTTL), true, fmt.Sprintf("%s has not been heard of for %s", who, leaseTTL+s.now.Sub(since).Round(time.Second))}, true

@@ -213,6 +213,9 @@ func (r *reconciler) generation(ctx context.Context, v store.View, g membership.
 	if err := r.leader.PutGeneration(ctx, v.Generation.Number, g); err != nil {
 		return err
 	}
+	if v.Started() {
+		r.loses()
+	}
 	ids := make([]string, len(g.Members))
 	for rank, m := range g.Members {
 		ids[rank] = m.ID
@@ -229,6 +232,13 @@ func (r *reconciler) generation(ctx context.Context, v store.View, g membership.
 	return nil
 }
 
+// loses starts the clock of a recovery, if it does not run.
+func (r *reconciler) loses() {
+	if r.lost.IsZero() {
+		r.lost = time.Now()
+	}
+}
+
 // mark says that a generation is over, or settled.
 func (r *reconciler) mark(ctx context.Context, v store.View, m membership.Mark) error {
 	if err := r.leader.PutMark(ctx, m); err != nil {
@@ -236,9 +246,7 @@ func (r *reconciler) mark(ctx context.Context, v store.View, m membership.Mark) 
 	}
 	number := fmt.Sprint(v.Generation.Number)
 	if m.Over > v.Mark.Over {
-		if r.lost.IsZero() {
-			r.lost = time.Now()
-		}
+		r.loses()
 		r.record.event("generation_over", fmt.Sprintf("generation %s is over", number), m.Why, map[string]string{"generation": number})
 		return nil
 	}
@@ -251,7 +259,7 @@ func (r *reconciler) mark(ctx context.Context, v store.View, m membership.Mark) 
 	what := fmt.Sprintf("generation %s is settled", number)
 	if !r.lost.IsZero() {
 		fields["seconds"] = fmt.Sprintf("%.3f", time.Since(r.lost).Seconds())
-		what += fmt.Sprintf(", %.1f s after the one before was over", time.Since(r.lost).Seconds())
+		what += fmt.Sprintf(", %.1f s after the loss was seen", time.Since(r.lost).Seconds())
 		r.lost = time.Time{}
 	}
 	r.record.event("settled", what, "every shard and replica is in place", fields)
@@ -300,6 +308,7 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 	}
 	r.log.Info("worker process ended", "worker", e.id, "pid", p.PID, "status", p.Status)
 	if f, ok := v.Finished[e.id]; r.ending == nil && (!ok || f.Incarnation != w.Incarnation) {
+		r.loses()
 		r.record.event("worker_died", fmt.Sprintf("worker %s (process %d) died: %s", e.id, p.PID, p.Status), "", map[string]string{"worker": e.id})
 	}
 	if err := r.leader.PutProcess(ctx, p); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/zerofleet/zerofleet/checkpoint"
+	"github.com/zerofleet/zerofleet/train/fault"
 )
 
 // CommitManifest asks the authority to make a checkpoint exist. It is called by rank 0, may take long, and is given
@@ -70,6 +71,7 @@ func (c *checkpointer) begin(ctx context.Context) error {
 	done := make(chan written, 1)
 	c.writing = done
 	go func() {
+		fault.At(fault.InCheckpoint, m.Step)
 		part, err := checkpoint.WritePart(ctx, c.store, &m, c.t.rank, snapshot)
 		done <- written{m.Step, part, err}
 	}()

@@ -7,12 +7,16 @@ import (
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/kernels"
 	"github.com/zerofleet/zerofleet/shard"
+	"github.com/zerofleet/zerofleet/train/fault"
 )
 
 // publish makes what the next forward computes with from the masters, rounded to wire.parameters: after an update, a
 // start or a restore alike. At stages 0 to 2 it rebuilds the whole parameters; at stage 3 the parts that peers gather.
 func (t *Trainer) publish(ctx context.Context) error {
 	for i := range t.units {
+		if i == len(t.units)/2 {
+			fault.At(fault.InPublish, t.step)
+		}
 		if err := t.publishUnit(ctx, &t.units[i]); err != nil {
 			return fmt.Errorf("publish parameters of %s: %w", t.units[i].Name, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/kernels"
 	"github.com/zerofleet/zerofleet/shard"
+	"github.com/zerofleet/zerofleet/train/fault"
 )
 
 // replicates says whether this rank keeps its ward's replica, and its buddy one of its own shard. At stage 0 every rank
@@ -40,6 +41,7 @@ func (t *Trainer) ship(ctx context.Context) error {
 		sent = append(sent, t.group.Send(ctx, "gradient "+u.Name, buddy, own))
 		received = append(received, t.group.Recv(ctx, "gradient "+u.Name, ward, theirs))
 	}
+	t.at(fault.InShip)
 	if err := waitAll(ctx, received); err != nil {
 		return fmt.Errorf("take the gradient of rank %d: %w", ward, err)
 	}

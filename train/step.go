@@ -13,6 +13,7 @@ import (
 	"github.com/zerofleet/zerofleet/model"
 	"github.com/zerofleet/zerofleet/shard"
 	"github.com/zerofleet/zerofleet/train/exactsum"
+	"github.com/zerofleet/zerofleet/train/fault"
 )
 
 // Leaves is a step's global batch, cut into micro-batches.
@@ -35,13 +36,23 @@ func (t *Trainer) Reduce(ctx context.Context, leaves Leaves, own func() Own) (Co
 	if err != nil {
 		return Commit{}, fmt.Errorf("step %d, rank %d: %w", t.step+1, t.rank, err)
 	}
+	t.at(fault.AfterBackward)
 	if err := t.ship(ctx); err != nil {
 		return Commit{}, fmt.Errorf("step %d, rank %d: %w", t.step+1, t.rank, err)
 	}
+	t.at(fault.AfterReceipt)
 	o := own()
 	rec.Instruction, rec.Stop, rec.Note = o.Instruction, o.Stop, o.Note
-	return t.agree(ctx, rec)
+	fault.During(fault.InExchange, t.step+1)
+	c, err := t.agree(ctx, rec)
+	if err == nil {
+		t.at(fault.Committed)
+	}
+	return c, err
 }
+
+// at passes a point of the open step.
+func (t *Trainer) at(p fault.Point) { fault.At(p, t.step+1) }
 
 func (t *Trainer) agree(ctx context.Context, rec Record) (Commit, error) {
 	b, err := rec.MarshalBinary()
@@ -214,6 +225,12 @@ func (t *Trainer) awaitGather(ctx context.Context, unit int) error {
 }
 
 func (t *Trainer) backward(ctx context.Context, unit int) error {
+	switch unit {
+	case len(t.units) - 1:
+		t.at(fault.BeforeBackward)
+	case len(t.units) / 2:
+		t.at(fault.InBackward)
+	}
 	s := t.slotOf(unit)
 	if err := t.awaitReduction(ctx, s); err != nil {
 		return err
@@ -253,6 +270,9 @@ func (t *Trainer) reduce(ctx context.Context, unit int, r round) error {
 	}
 	into := accumulator{acc: floats(acc), fold: t.dev.Fold, folded: u.folded}
 	s.reducing = t.group.ReduceScatter(ctx, u.Name, into, src, r.first, r.contributors)
+	if unit == len(t.units)/2 {
+		t.at(fault.InReduce)
+	}
 	return nil
 }
 

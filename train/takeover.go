@@ -9,6 +9,7 @@ import (
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/kernels"
 	"github.com/zerofleet/zerofleet/shard"
+	"github.com/zerofleet/zerofleet/train/fault"
 )
 
 // Handover says where the state of a settled generation is now: what a new generation is built from.
@@ -160,6 +161,7 @@ func (t *Trainer) carry(ctx context.Context, old *Trainer, batch []transfer, sta
 		case x.from.Rank == x.to:
 		case x.from.Rank == t.rank:
 			pending[i] = t.group.Send(ctx, name, x.to, b)
+			fault.At(fault.Sending, int64(t.group.Generation()))
 		case x.to == t.rank:
 			pending[i] = t.group.Recv(ctx, name, x.from.Rank, b)
 			received += int64(len(views[i]))
@@ -174,6 +176,9 @@ func (t *Trainer) carry(ctx context.Context, old *Trainer, batch []transfer, sta
 		if x.to == t.rank {
 			if err := t.accept(x, views[i]); err != nil {
 				return received, err
+			}
+			if pending[i] != nil {
+				fault.At(fault.Receiving, int64(t.group.Generation()))
 			}
 		}
 	}

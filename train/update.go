@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/zerofleet/zerofleet/kernels"
+	"github.com/zerofleet/zerofleet/train/fault"
 )
 
 // Update applies a committed step, and publishes the parameters.
@@ -34,6 +35,9 @@ func (t *Trainer) apply(c Commit) (Metrics, error) {
 	}
 	scalars := t.o.scalars(c, t.optimizerStep+1)
 	for i := range t.units {
+		if i == len(t.units)/2 {
+			fault.At(fault.InUpdate, t.step)
+		}
 		u := &t.units[i]
 		for _, h := range t.shards(u) {
 			if err := t.updateShard(u, h, scalars, m.LearningRate); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/zerofleet/zerofleet/membership"
 	"github.com/zerofleet/zerofleet/model"
 	"github.com/zerofleet/zerofleet/train"
+	"github.com/zerofleet/zerofleet/train/fault"
 	"github.com/zerofleet/zerofleet/worker/inputs"
 )
 
@@ -187,6 +188,7 @@ func (i *incarnation) promise(ctx context.Context, g membership.Generation, aske
 		}
 		held = append(held, s.held())
 	}
+	fault.At(fault.BeforeReport, int64(g.Number))
 	if i.settled != nil {
 		i.session.ReportState(membership.Recovering, why, uint64(i.settled.t.Step()), nil)
 	}
@@ -221,9 +223,11 @@ func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.
 		return train.Outcome{}, errors.Join(err, group.Close(), t.Close())
 	}
 	i.unsettled = &state{g.Number, t}
+	fault.At(fault.BeforeShare, int64(g.Number))
 	if err := i.session.Settle(ctx, g.Number, received, restored); err != nil {
 		return train.Outcome{}, err
 	}
+	fault.At(fault.AfterShare, int64(g.Number))
 	settled, err := i.session.Settled(ctx, g.Number)
 	if err != nil || !settled {
 		return train.Outcome{Reconfigure: !settled}, err

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ func launchCommand() *cobra.Command {
 	o := coordinator.Options{}
 	var workers int
 	var lines bool
+	var worker string
 	c := &cobra.Command{
 		Use:   "launch JOB.yaml",
 		Short: "run a job on this machine, from the job file to its model",
@@ -30,6 +32,9 @@ func launchCommand() *cobra.Command {
 			o.JobFile = given[0]
 			if workers != 0 {
 				o.Set = append(o.Set, fmt.Sprintf("workers.max=%d", workers))
+			}
+			if worker != "" {
+				o.Worker = strings.Fields(worker)
 			}
 			view, text := launchView(c.OutOrStdout(), o, lines)
 			ending := &lastWord{View: view}
@@ -54,6 +59,7 @@ func launchCommand() *cobra.Command {
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:0", "address of the coordinator's gRPC")
 	f.IntVar(&workers, "workers", 0, "short for --set workers.max=N")
 	f.BoolVar(&lines, "json", false, "print events and steps as JSON lines")
+	f.StringVar(&worker, "worker", "", "the command that runs a worker (default: the program worker beside this one, or on PATH)")
 	f.StringArrayVar(&o.Set, "set", nil, "a.b=value: lay a value over the job file; may be given several times")
 	return c
 }

@@ -21,6 +21,7 @@ func main() {
 	defer stop()
 	root := &cobra.Command{Use: "worker", Short: "one worker of a zerofleet job", SilenceUsage: true, SilenceErrors: true}
 	root.AddCommand(runCommand(), generateCommand())
+	addFaults(root)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		if errors.Is(err, text.ErrInput) {

@@ -14,13 +14,13 @@ import (
 
 // Run is one launch of a job: everything that a coordinator which takes it over must know.
 type Run struct {
-	Job          string              `json:"job"`
-	ResolvedYAML []byte              `json:"resolved_yaml"`
-	JobFile      string              `json:"job_file"` // as given on the command line, for the line that resumes
-	Set          []string            `json:"set,omitempty"`
-	Dir          string              `json:"dir"` // absolute
-	Min          int                 `json:"min"`
-	Max          int                 `json:"max"`
+	Job          string   `json:"job"`
+	ResolvedYAML []byte   `json:"resolved_yaml"`
+	JobFile      string   `json:"job_file"` // as given on the command line, for the line that resumes
+	Set          []string `json:"set,omitempty"`
+	Dir          string   `json:"dir"` // absolute
+	Min          int      `json:"min"`
+	Max          int      `json:"max"`
 	// Replicas, Whole (stage 0: every rank has everything), Restart and FailBelowMin are the job's say in recovery; Store is
 	// where its checkpoints are.
 	Replicas     int                 `json:"replicas"`
