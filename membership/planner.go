@@ -68,7 +68,7 @@ func Next(v View, now time.Time) Decision {
 	if v.Current.Number == 0 {
 		return start(v, now)
 	}
-	var silent, promised []string
+	var silent []string
 	reason := ""
 	for _, m := range v.Current.Members {
 		if why, dead := v.Gone[m.ID]; dead {
@@ -78,7 +78,6 @@ func Next(v View, now time.Time) Decision {
 			continue
 		}
 		if p, ok := v.Promises[m.ID]; ok && p.Incarnation == m.Incarnation && p.Generation == v.Current.Number {
-			promised = append(promised, m.ID)
 			if reason == "" && p.Why != "" {
 				reason = fmt.Sprintf("worker %s: %s", m.ID, p.Why)
 			}
@@ -91,6 +90,9 @@ func Next(v View, now time.Time) Decision {
 	case over && len(silent) > 0:
 		return Decision{Over: v.Mark.Over < v.Current.Number, Why: reason}
 	case over:
+		if reason == "" && v.Instruction.Kind == Reconfigure {
+			reason = v.Instruction.Why // all are well, and have ended it as they were asked
+		}
 		return plan(v, reason)
 	case v.Mark.Settled < v.Current.Number:
 		return Decision{Why: fmt.Sprintf("generation %d takes over its state", v.Current.Number)}
@@ -131,21 +133,19 @@ func plan(v View, reason string) Decision {
 	for _, w := range v.Workers {
 		living[w.ID] = w
 	}
-	g := &Generation{Number: v.Current.Number + 1, Why: reason}
-	add := func(c Candidate) {
-		g.Members = append(g.Members, Member{ID: c.ID, Incarnation: c.Incarnation, Rank: len(g.Members), Addr: c.Addr, Host: c.Host})
-	}
+	var survivors []Candidate
 	for _, m := range v.Current.Members { // survivors keep their order
 		c, ok := living[m.ID]
-		if _, dead := v.Gone[m.ID]; !dead && ok && c.Incarnation == m.Incarnation && stays(v, m, len(g.Members)) {
-			add(c)
+		if _, dead := v.Gone[m.ID]; !dead && ok && c.Incarnation == m.Incarnation {
+			survivors = append(survivors, c)
 		}
 	}
-	for _, c := range joiners(v) {
-		if len(g.Members) < v.Max {
-			add(c)
-		}
+	stay := fewer(v, survivors)
+	if free := v.Max - len(stay); free > 0 {
+		come := joiners(v)
+		stay = append(stay, come[:min(free, len(come))]...)
 	}
+	g := &Generation{Number: v.Current.Number + 1, Why: reason, Members: members(stay)}
 	if len(g.Members) < max(v.Min, 1) {
 		return Decision{Suspended: true, Why: fmt.Sprintf("%d of %d workers live, the job needs %d: suspended (%s)", len(g.Members), v.Max, v.Min, reason)}
 	}
@@ -153,8 +153,8 @@ func plan(v View, reason string) Decision {
 		g.Handled = v.Instruction.Sequence
 	}
 	g.Handled = max(g.Handled, v.Current.Handled)
-	lost := ""
-	if g.Handover, lost = handover(v, g); g.Handover == nil {
+	var lost string
+	if g.Handover, lost = handover(v, survivors, g.Members); g.Handover == nil {
 		g.Restore = v.Restore
 	}
 	if lost != "" {
@@ -167,32 +167,57 @@ func plan(v View, reason string) Decision {
 	return Decision{Next: g, Why: g.Why}
 }
 
-// stays says whether a member stays in a job that may use fewer workers than it has: the last ranks leave, and of a rank
-// and its buddy only one at a time, since what leaves is served from the other.
-func stays(v View, m Member, taken int) bool {
-	if len(v.Current.Members) <= v.Max || v.Whole {
-		return taken < v.Max
+// fewer are the members that go on in a job that may use fewer workers than live: the last ranks leave, but none whose
+// state is lost without it. What a rank that leaves had is served from its buddy, so of the two only one leaves at a time.
+func fewer(v View, survivors []Candidate) []Candidate {
+	whole := func(list []Candidate) bool {
+		_, lost := handover(v, survivors, members(list))
+		return lost == ""
 	}
-	return m.Rank < v.Max || (len(v.Current.Members)-1-m.Rank)%2 == 1
+	stay := slices.Clone(survivors)
+	if len(stay) > v.Max && (!whole(stay) || v.Replicas == 0 && !v.Whole) {
+		return stay[:v.Max] // the state is lost whoever stays, or nobody can serve what a rank that leaves had
+	}
+	for i := len(stay) - 1; i >= 0 && len(stay) > v.Max; i-- {
+		if rest := slices.Delete(slices.Clone(stay), i, i+1); whole(rest) {
+			stay = rest
+		}
+	}
+	return stay
 }
 
-// handover finds the settled state among the members of g: from each shard's owner, else from its buddy. lost says what
-// is missing, if anything is.
-func handover(v View, g *Generation) (h *Handover, lost string) {
+// members gives ranks in the order of the list.
+func members(list []Candidate) []Member {
+	all := make([]Member, len(list))
+	for rank, c := range list {
+		all[rank] = Member{ID: c.ID, Incarnation: c.Incarnation, Rank: rank, Addr: c.Addr, Host: c.Host}
+	}
+	return all
+}
+
+// handover finds the settled state among the members of the next generation: from each shard's owner, else from its buddy.
+// The newest step is what any survivor reports, also one that leaves: its report has the records to complete the step
+// from. lost says what is missing, if anything is.
+func handover(v View, survivors []Candidate, next []Member) (h *Handover, lost string) {
 	if v.Mark.Settled <= v.After {
 		return nil, "" // nothing was settled in this run yet
 	}
 	world := len(v.Settled.Members)
 	h = &Handover{Settled: v.Mark.Settled, World: world, Step: -1}
-	at := map[int]int{} // rank in the settled generation to rank in the next
-	for _, m := range g.Members {
-		held, ok := v.Promises[m.ID].of(v.Mark.Settled)
-		if !ok || v.Promises[m.ID].Incarnation != m.Incarnation {
-			continue
-		}
-		at[held.Rank] = m.Rank
-		if held.Step > h.Step {
+	of := func(id string, incarnation uint64) (Held, bool) {
+		p := v.Promises[id]
+		held, ok := p.of(v.Mark.Settled)
+		return held, ok && p.Incarnation == incarnation
+	}
+	for _, c := range survivors {
+		if held, ok := of(c.ID, c.Incarnation); ok && held.Step > h.Step {
 			h.Step, h.OptimizerStep, h.Records, h.Cursor = held.Step, held.OptimizerStep, held.Records, held.Cursor
+		}
+	}
+	at := map[int]int{} // rank in the settled generation to rank in the next
+	for _, m := range next {
+		if held, ok := of(m.ID, m.Incarnation); ok {
+			at[held.Rank] = m.Rank
 		}
 	}
 	if v.Whole {
@@ -247,11 +272,7 @@ func start(v View, now time.Time) Decision {
 func first(v View, why string) *Generation {
 	workers := slices.Clone(v.Workers)
 	slices.SortFunc(workers, func(a, b Candidate) int { return CompareIDs(a.ID, b.ID) })
-	g := &Generation{Number: v.After + 1, Why: why, Restore: v.Restore}
-	for rank, w := range workers[:min(len(workers), v.Max)] {
-		g.Members = append(g.Members, Member{ID: w.ID, Incarnation: w.Incarnation, Rank: rank, Addr: w.Addr, Host: w.Host})
-	}
-	return g
+	return &Generation{Number: v.After + 1, Why: why, Restore: v.Restore, Members: members(workers[:min(len(workers), v.Max)])}
 }
 
 // CompareIDs orders worker ids: shorter ones first, so that 10 comes after 9.
