@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/membership/store"
 )
 
@@ -29,13 +32,50 @@ func quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
+// kept is the step of the newest checkpoint that can be gone on from. A committed one whose manifest the store did not
+// take, because it was full, is given another try; the store alone must be enough.
+func (r *run) kept(ctx context.Context, v store.View) uint64 {
+	if v.Manifest.Step == 0 {
+		return checkpointStep(v)
+	}
+	_, err := checkpoint.PutManifest(ctx, r.checkpoints, v.Manifest.Bytes)
+	if err == nil {
+		return v.Manifest.Step
+	}
+	r.log.Warn("the newest checkpoint is committed and cannot be kept", "step", v.Manifest.Step, "error", err)
+	m, _, err := checkpoint.Newest(ctx, r.checkpoints)
+	if err != nil {
+		return 0
+	}
+	return uint64(m.Step)
+}
+
+// unwrittenAge is how old a half-written file must be in a store that other runs may write to.
+const unwrittenAge = time.Hour
+
+// collect removes what workers that died have half-written into the checkpoint store. No worker of this run lives.
+func (r *run) collect(store string) {
+	before := time.Now()
+	store, err := filepath.Abs(store)
+	if own, e := filepath.Rel(r.folder.dir, store); e != nil || !filepath.IsLocal(own) {
+		before = before.Add(-unwrittenAge)
+	}
+	if err == nil {
+		err = checkpoint.Dir(store).RemoveTemporary(before)
+	}
+	if err != nil {
+		r.log.Warn("remove half-written parts", "error", err)
+	}
+}
+
 // conclude says how the run ended, and gives the exit status for it.
 func (r *run) conclude(ctx context.Context, end *ending, rec *record) (exit int, err error) {
+	r.collect(string(r.checkpoints))
 	v, err := r.leader.View(context.WithoutCancel(ctx))
 	if err != nil {
 		return 0, err
 	}
-	o, kept := end.outcome, checkpointStep(v)
+	o, kept := end.outcome, r.kept(context.WithoutCancel(ctx), v)
 	fields := map[string]string{"step": fmt.Sprint(o.Step), "checkpoint_step": fmt.Sprint(kept)}
 	resume, words := "", "no checkpoint was kept"
 	if kept > 0 && o.State != store.StateDone {

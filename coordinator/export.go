@@ -26,6 +26,9 @@ func Export(ctx context.Context, path, out, dtype string) (step int64, err error
 	if err != nil {
 		return 0, badInput{err}
 	}
+	if err := weights.Replaceable(out); err != nil {
+		return 0, bad("--out: %w", err)
+	}
 	return f.manifest.Step, f.export(ctx, out, dtype)
 }
 

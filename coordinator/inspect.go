@@ -42,7 +42,7 @@ func ShowData(ctx context.Context, w io.Writer, file string, sets []string, n in
 	}
 	m, err := inputs.OpenModel(ctx, j)
 	if err != nil {
-		return faultOf(ctx, j, "model", err)
+		return modelFault(ctx, j, err)
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	train, _, err := inputs.OpenData(ctx, j, m.Tokenizer)

@@ -115,6 +115,9 @@ func launch(ctx context.Context, o Options, view *feed) (exit int, err error) {
 	}
 	r, err := open(ctx, folder)
 	if err == nil {
+		err = r.refuseLiving()
+	}
+	if err == nil {
 		err = r.begin(ctx, o, p)
 	}
 	if err != nil {
@@ -147,6 +150,8 @@ type run struct {
 	etcd   *embedded
 	leader *store.Leader
 	view   store.View
+
+	checkpoints checkpoint.Dir // set by serve
 }
 
 // open starts the etcd of a locked run folder and takes the lead of its job. The result is to be closed even on error.
@@ -182,6 +187,15 @@ func (r *run) close() error {
 		errs = append(errs, r.logTo.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// refuseLiving refuses to begin another run where workers of the last one go on: they are taken up, or stopped, first.
+func (r *run) refuseLiving() error {
+	n, err := living(r.view)
+	if err == nil && n > 0 {
+		return bad("%s is still running, with %d workers; without --resume it is taken up again:\n%s", shown(r.folder.dir), n, launchLine(r.view.Run))
+	}
+	return err
 }
 
 // begin writes down what is launched.
@@ -236,7 +250,8 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 		return 0, errors.Join(err, l.Close())
 	}
 	defer func() { err = errors.Join(err, rec.close()) }()
-	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: checkpoint.Dir(storeDir(j)), folder: r.folder, log: r.log}
+	r.checkpoints = checkpoint.Dir(storeDir(j))
+	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: r.checkpoints, folder: r.folder, log: r.log}
 	stop, err := r.admit(ctx, s, l)
 	if err != nil {
 		return 0, err

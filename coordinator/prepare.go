@@ -74,7 +74,7 @@ func prepare(ctx context.Context, o Options, j *job.Job, dir string, state folde
 func (p *prepared) open(ctx context.Context, j *job.Job) error {
 	m, err := inputs.OpenModel(ctx, j)
 	if err != nil {
-		return faultOf(ctx, j, "model", err)
+		return modelFault(ctx, j, err)
 	}
 	defer m.Close()
 	train, eval, err := inputs.OpenData(ctx, j, m.Tokenizer)
@@ -132,6 +132,14 @@ func digest(ctx context.Context, j *job.Job) (job.Digests, error) {
 		d.Eval = append(d.Eval, t.Digest())
 	}
 	return d, nil
+}
+
+// modelFault is faultOf for what opens the model and its tokenizer.
+func modelFault(ctx context.Context, j *job.Job, err error) error {
+	if errors.Is(err, inputs.ErrTokenizer) && j.Model.Tokenizer != "" {
+		return faultOf(ctx, j, "model.tokenizer", err)
+	}
+	return faultOf(ctx, j, "model.base", err)
 }
 
 // faultOf says that the field at path names something that is wrong, unless it was only the user who stopped waiting.

@@ -26,7 +26,7 @@ func reattach(ctx context.Context, o Options, dir string, view *feed) (attached 
 	if err != nil {
 		return false, 0, err
 	}
-	again := fmt.Sprintf("to go on from its newest checkpoint: %s; for another run give another output.dir", resumeLine(r.view.Run))
+	again := "for another run give another output.dir; to go on from its newest checkpoint:\n" + resumeLine(r.view.Run) // a line of its own, to copy
 	switch {
 	case r.view.Outcome != nil:
 		return false, 0, bad("%s holds a run that is %s; %s", shown(dir), r.view.Outcome.State, again)

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/train/fault"
@@ -131,8 +133,8 @@ func (c *checkpointer) hear(ctx context.Context, notes [][]byte) error {
 			g.have++
 		}
 	}
-	for step, g := range c.heard {
-		if g.have == c.t.world {
+	for _, step := range slices.Sorted(maps.Keys(c.heard)) { // a later one that is committed shuts the earlier out
+		if g := c.heard[step]; g.have == c.t.world {
 			delete(c.heard, step)
 			if err := c.startCommit(ctx, g.manifest); err != nil {
 				return err

@@ -28,8 +28,12 @@ type Options struct {
 	Log       *slog.Logger
 }
 
-// finishTimeout bounds how long a worker that is done waits for a coordinator that does not answer.
-const finishTimeout = 10 * time.Second
+// finishTimeout bounds how long a worker that is done waits for a coordinator that does not answer, orphanTimeout how
+// long one that has waited for workers.orphan_seconds already.
+const (
+	finishTimeout = 10 * time.Second
+	orphanTimeout = time.Second
+)
 
 // Run lives one worker's life in a job: until the job's end, an instruction to stop, an error, or ctx's end. A worker
 // that was fenced, because it stood still for longer than its lease, comes back as a new incarnation, without state.
@@ -176,7 +180,11 @@ func (w *worker) finish(ctx context.Context, out train.Outcome, failure error) e
 	case out.Done:
 		outcome = membership.OutcomeDone
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	timeout := finishTimeout
+	if w.orphaned() {
+		timeout = orphanTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
 	if errors.Is(failure, membership.ErrFenced) {
 		return failure

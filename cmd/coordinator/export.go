@@ -15,6 +15,9 @@ func exportCommand() *cobra.Command {
 		Short: "write a checkpoint's model as a Hugging Face folder",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, given []string) error {
+			if out == "" { // cobra's own check of a required flag is no usage error
+				return usage{fmt.Errorf("%s: --out DIR is required", c.CommandPath())}
+			}
 			switch dtype {
 			case "", "f32", "bf16", "f16":
 			default:
@@ -30,8 +33,5 @@ func exportCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&out, "out", "", "the folder to write")
 	c.Flags().StringVar(&dtype, "dtype", "", "f32, bf16 or f16 (default: what the job computed in)")
-	if err := c.MarkFlagRequired("out"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	return c
 }

@@ -20,7 +20,7 @@ func generateCommand() *cobra.Command {
 		Short: "go on with a text, or answer in a chat",
 		Long: "Go on with a text, or with --chat answer it in the model's chat template.\n" +
 			"Without --temperature the likeliest token is taken each time: greedy, the same text on every run.",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			switch precision {
 			case "f32":
@@ -64,6 +64,5 @@ func generateCommand() *cobra.Command {
 	f.StringVar(&precision, "precision", "f32", "compute in f32 or bf16")
 	f.IntVar(&o.Threads, "threads", 0, "CPU threads; 0 is one per core")
 	f.BoolVar(&stats, "stats", false, "print times to standard error at the end")
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", text.ErrInput, err) })
 	return c
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 
@@ -14,8 +15,11 @@ func runCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "join a job and train until it ends",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if o.ID == "" || o.Control == "" {
+				return usage(errors.New("worker run needs --id and --control"))
+			}
 			o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", o.ID)
 			return worker.Run(c.Context(), o)
 		},
@@ -24,10 +28,5 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.ID, "id", "", "this worker's id in the job")
 	f.StringVar(&o.Control, "control", "", "the run folder's control.json")
 	f.StringVar(&o.Advertise, "advertise", "127.0.0.1", "the address that other workers reach this one at")
-	for _, name := range []string{"id", "control"} {
-		if err := c.MarkFlagRequired(name); err != nil {
-			panic(err) // the flag is defined above
-		}
-	}
 	return c
 }

@@ -23,11 +23,12 @@ func ours(name string) bool {
 		shardName.MatchString(name) || slices.Contains(source.Companions, name)
 }
 
-// replaceable tells why Save may not put its folder at dir: something else lies there.
-func replaceable(dir string) error {
+// Replaceable tells why Save may not put its folder at dir: something else lies there, or there is no folder to put it in.
+func Replaceable(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		_, err := os.Stat(filepath.Dir(filepath.Clean(dir)))
+		return err
 	}
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ func Save(ctx context.Context, dir string, c spec.Config, dtype string, read Rea
 
 func save(ctx context.Context, dir string, c spec.Config, dtype string, read ReadFunc, extra []Extra, shardBytes int64) error {
 	dir = filepath.Clean(dir)
-	if err := replaceable(dir); err != nil {
+	if err := Replaceable(dir); err != nil {
 		return fmt.Errorf("save model: %w", err)
 	}
 	files, err := smallFiles(c, dtype, extra)

@@ -18,6 +18,15 @@ import (
 	"github.com/zerofleet/zerofleet/tokenizer"
 )
 
+// ErrTokenizer is wrapped by OpenModel's errors that are about the tokenizer: model.tokenizer is at fault, where it is set.
+var ErrTokenizer = errors.New("bad tokenizer")
+
+// badTokenizer says what err says, and is an ErrTokenizer.
+type badTokenizer struct{ error }
+
+func (badTokenizer) Is(target error) bool { return target == ErrTokenizer }
+func (b badTokenizer) Unwrap() error      { return b.error }
+
 // Model is a base model that can be read.
 type Model struct {
 	Path      string // a folder, a .gguf file, or preset://name
@@ -63,7 +72,7 @@ func OpenModel(ctx context.Context, j *job.Job) (*Model, error) {
 	from := path
 	if j.Model.Tokenizer != "" {
 		if from, err = Local(ctx, j.Model.Tokenizer); err != nil {
-			return nil, errors.Join(err, w.Close())
+			return nil, errors.Join(badTokenizer{err}, w.Close())
 		}
 	}
 	m.Tokenizer, err = OpenTokenizer(from)
@@ -71,7 +80,7 @@ func OpenModel(ctx context.Context, j *job.Job) (*Model, error) {
 		err = m.Tokenizer.CheckVocab(w.Config().Vocab)
 	}
 	if err != nil {
-		return nil, errors.Join(err, w.Close())
+		return nil, errors.Join(badTokenizer{err}, w.Close())
 	}
 	return m, nil
 }
