@@ -25,6 +25,7 @@ type Run struct {
 	Instruction         func() Instruction  // the newest one that this rank has seen
 	StopReason          func() StopReason   // whether this rank wants to stop
 	Commit              CommitManifest
+	Computed            func(step int64, leaf int) // this rank has computed a leaf of an open step; nil: nobody asks
 	Committed           func(StepReport)
 	Evaluated           func(step int64, e Evaluation)
 	Phase               func(phase string)
@@ -61,6 +62,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			err = e
 		}
 	}()
+	t.computed = r.Computed
 	stream := r.Data.Stream(data.Cursor(t.cursor), int(t.step))
 	if r.Eval != nil && r.EvaluateBeforeFirst {
 		if err := t.evaluate(ctx, r); err != nil {

@@ -100,6 +100,9 @@ func (t *Trainer) leaves(ctx context.Context, leaves Leaves) (Record, error) {
 			if err := t.addLosses(ctx, &rec.LossSum); err != nil {
 				return rec, fmt.Errorf("leaf %d: %w", leaf, err)
 			}
+			if t.computed != nil {
+				t.computed(t.step+1, leaf)
+			}
 		}
 	}
 	for i := range t.slots {

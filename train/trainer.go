@@ -46,6 +46,7 @@ type Trainer struct {
 	last                [][]byte
 	// cursor is where the data stream stands after step, next after the step that is open.
 	cursor, next checkpoint.Cursor
+	computed     func(step int64, leaf int) // see Run
 }
 
 // New takes the memory of rank group.Rank() and leaves the state zero: Init, Restore or TakeOver fills it. Close frees it.

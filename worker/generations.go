@@ -36,8 +36,9 @@ type incarnation struct {
 	manifest   checkpoint.Manifest // what every checkpoint of the job says
 	announced  bool                // the fingerprint, with the first generation
 	began      time.Time           // the first training
-	settled    *state              // of the newest settled generation, nil before the first
-	unsettled  *state              // built, and not known to be settled
+	leaves     *leaves
+	settled    *state // of the newest settled generation, nil before the first
+	unsettled  *state // built, and not known to be settled
 	generation membership.Generation
 }
 
@@ -69,7 +70,7 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 		}
 	}()
 	defer cancel(nil)
-	i := &incarnation{worker: w}
+	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log)}
 	defer func() { err = errors.Join(err, i.close()) }()
 	if err := i.load(ctx); err != nil {
 		return train.Outcome{}, err
@@ -128,6 +129,7 @@ func (i *incarnation) close() error {
 			errs = append(errs, s.t.Close())
 		}
 	}
+	errs = append(errs, i.leaves.close())
 	if i.backend != nil {
 		errs = append(errs, i.backend.Close())
 	}
@@ -318,11 +320,13 @@ func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collectiv
 	}
 	r := &reporter{w: i.worker, t: t, group: group, began: i.began, data: i.train, rank: group.Rank()}
 	r.phase("training")
+	i.leaves.generation = g.Number
 	return t.Run(ctx, train.Run{
 		Data: i.train, Eval: i.eval, EvalEvery: int64(i.job.Eval.EverySteps), EvaluateBeforeFirst: t.Step() == 0 && g.Handover == nil,
 		Store: i.store(), CheckpointEvery: int64(i.job.Checkpoint.EverySteps), CheckpointOnStop: i.job.Checkpoint.OnExit,
 		StopAt: i.stopAt, Manifest: i.manifest, Handled: g.Handled,
 		Instruction: r.instruction, StopReason: r.stopReason, Commit: i.commit,
-		Committed: r.committed, Evaluated: r.evaluated, Phase: r.phase,
+		Computed:  i.leaves.computed,
+		Committed: func(s train.StepReport) { i.leaves.committed(s.Step); r.committed(s) }, Evaluated: r.evaluated, Phase: r.phase,
 	})
 }

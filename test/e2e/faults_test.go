@@ -19,10 +19,11 @@ func launchLong(more ...string) []string {
 	return append(append([]string{"launch", "job.yaml"}, longSet...), more...)
 }
 
-func TestKilledWorker(t *testing.T) {
+// With nobody to take its place, and a job that does not wait, a worker's death ends the run.
+func TestKilledWorkerBelowMin(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
-	c := p.start(launchLong()...)
+	c := p.start(launchLong("--set", "workers.min=2", "--set", "recovery.below_min=fail")...)
 	p.awaitCheckpoint("runs/job", 1)
 	var victim workerStatus
 	for _, w := range p.status("runs/job").Workers {

@@ -25,7 +25,7 @@ func buildAndRun(m *testing.M) int {
 	var err error
 	if programs, err = os.MkdirTemp("", "zerofleet-e2e-"); err == nil {
 		defer os.RemoveAll(programs)
-		err = errors.Join(build("coordinator", "0"), build("worker", "1"))
+		err = errors.Join(build("coordinator", "coordinator", "0"), build("worker", "worker", "1"), build("worker-faults", "worker", "1", "-tags", "faults"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
@@ -35,8 +35,9 @@ func buildAndRun(m *testing.M) int {
 }
 
 // build builds one program as make build does, so that what the go command remembers of that is used.
-func build(name, cgo string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(programs, name), "./cmd/"+name)
+func build(name, command, cgo string, more ...string) error {
+	args := append([]string{"build", "-trimpath", "-o", filepath.Join(programs, name)}, more...)
+	cmd := exec.Command("go", append(args, "./cmd/"+command)...)
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
