@@ -51,7 +51,7 @@ func dot(a, b []float64) (sum, magnitude float64) {
 	for i := range a {
 		p := a[i] * b[i]
 		sum += p
-		magnitude += math.Abs(p)
+		magnitude += max(p, -p) // |p|
 	}
 	return sum, magnitude
 }
@@ -106,7 +106,7 @@ func (s *attentionShape) forward(qkv []float64, from int) (out, outTol, lse, lse
 					_, _, v := s.head(b, j, h)
 					for e, value := range qkv[v : v+s.width] {
 						o[e] += p * value
-						magnitude[e] += p * math.Abs(value)
+						magnitude[e] += p * max(value, -value)
 					}
 				}
 				for e := range o {
@@ -172,7 +172,7 @@ func (s *attentionShape) backward(qkv, out, lse, dout []float64) (want, tol []fl
 func addTerm(sum, tol []float64, weight, off float64, from []float64) {
 	for e, f := range from {
 		sum[e] += weight * f
-		tol[e] += 1.01 * off * math.Abs(f)
+		tol[e] += 1.01 * off * max(f, -f)
 	}
 }
 
