@@ -100,6 +100,7 @@ func TestAdamWLikeTorch(t *testing.T) {
 				loss /= float64(counted)
 				norm := o.update(t, r, g)
 				r.publish(t)
+				t.Logf("step %d: loss %v, torch %v", step, loss, g.record.AdamW.Losses[step])
 				if want := g.record.AdamW.Losses[step]; !(math.Abs(loss-want) <= 1e-4*want) {
 					t.Errorf("step %d: loss %v, want %v", step, loss, want)
 				}

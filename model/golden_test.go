@@ -198,7 +198,9 @@ func relative(a, b []float32) float64 {
 // within fails the test when what is farther than tolerance from want.
 func within(t *testing.T, what string, got, want []float32, tolerance float64) {
 	t.Helper()
-	if e := relative(got, want); !(e <= tolerance) {
+	e := relative(got, want)
+	t.Logf("%s: relative error %.3g", what, e)
+	if !(e <= tolerance) {
 		t.Errorf("%s: relative error %.3g, want at most %.3g", what, e, tolerance)
 	}
 }

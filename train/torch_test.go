@@ -125,6 +125,7 @@ func torchRun(t *testing.T, dir string) {
 		}
 	}
 	for step, m := range metrics[0] {
+		t.Logf("step %d: loss %v, torch %v", step+1, m.Loss, a.Losses[step])
 		if want := a.Losses[step]; !(math.Abs(m.Loss-want) <= 1e-4*want) {
 			t.Errorf("step %d: loss %v, want %v", step+1, m.Loss, want)
 		}

@@ -157,8 +157,12 @@ output: {dir: %q}
 // look asks for the run's state; nil when not every worker has made a step.
 func look(ctx context.Context, run string, workers int) ([]worker, error) {
 	b, err := exec.CommandContext(ctx, "bin/coordinator", "status", run, "-o", "json").Output()
-	if err != nil {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
 		return nil, nil // it is starting
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask for the status: %w", err)
 	}
 	var s struct{ Workers []worker }
 	if err := json.Unmarshal(b, &s); err != nil {

@@ -2,8 +2,8 @@
 // same machine, in one interleaved run: one step of ours, one of theirs, and so on, because a virtual machine's
 // speed swings from minute to minute. Believe the ratios.
 //
-//	go run ./bench/train -python .venv/bin/python
-//	go run ./bench/train -profile -only f32/512      ours alone, by kernel
+//	tools/venv.sh && go run ./bench/train
+//	go run ./bench/train -python "" -profile -only f32/1x512      ours alone, by kernel
 //
 // A step is forward, backward, reduction, clipping and AdamW on random tokens, every one of which
 // counts. Weights are random: their values do not change the work.
@@ -15,10 +15,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/zerofleet/zerofleet/kernels"
+	"github.com/zerofleet/zerofleet/kernels/cpu"
 )
 
 // shape is one row of the table.
@@ -27,12 +29,8 @@ type shape struct {
 	sequences, tokens int
 }
 
-func (s shape) String() string {
-	if s.sequences == 1 {
-		return fmt.Sprintf("%s/%d", s.act, s.tokens)
-	}
-	return fmt.Sprintf("%s/%dx%d", s.act, s.sequences, s.tokens)
-}
+func (s shape) batch() string  { return fmt.Sprintf("%dx%d", s.sequences, s.tokens) }
+func (s shape) String() string { return fmt.Sprintf("%s/%s", s.act, s.batch()) }
 
 var shapes = []shape{
 	{kernels.F32, 1, 512}, {kernels.F32, 4, 128}, {kernels.BF16, 1, 512}, {kernels.BF16, 4, 128},
@@ -49,9 +47,9 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.threads, "threads", 2, "threads of each side")
-	flag.IntVar(&o.rounds, "rounds", 7, "steps of each side and shape; the first is not counted")
-	flag.StringVar(&o.python, "python", "", "a Python with torch and transformers; without it, ours alone")
-	flag.StringVar(&o.only, "only", "", "measure only the shapes whose name holds this, such as f32/512")
+	flag.IntVar(&o.rounds, "rounds", 11, "steps of each side and shape; the first is not counted")
+	flag.StringVar(&o.python, "python", ".venv/bin/python", "a Python with torch and transformers, which tools/venv.sh installs; \"\" for ours alone")
+	flag.StringVar(&o.only, "only", "", "measure only the shapes whose name holds this, such as bf16/4x128")
 	flag.BoolVar(&o.profile, "profile", false, "print the time of each kernel")
 	flag.BoolVar(&o.recompute, "recompute", false, "recompute activations")
 	flag.Parse()
@@ -69,14 +67,18 @@ func run(ctx context.Context, o options) error {
 	}
 	var theirs *torch
 	if o.python != "" {
+		if _, err := os.Stat(o.python); err != nil {
+			return fmt.Errorf("%w: run tools/venv.sh from the repository's root, or give -python \"\" for ours alone", err)
+		}
 		var err error
 		if theirs, err = startTorch(ctx, o.python, o.threads); err != nil {
 			return err
 		}
 		defer theirs.close()
-		fmt.Printf("torch %s, transformers %s\n", theirs.versions.Torch, theirs.versions.Transformers)
 	}
-	fmt.Printf("%-12s %12s %12s %8s   tokens/s, median of %d steps, %d threads\n", "", "zerofleet", "torch", "ratio", o.rounds-1, o.threads)
+	if err := header(o, theirs); err != nil {
+		return err
+	}
 	for _, s := range shapes {
 		if !strings.Contains(s.String(), o.only) {
 			continue
@@ -86,6 +88,41 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	return nil
+}
+
+// header says what is measured where, and begins the table.
+func header(o options, theirs *torch) error {
+	b, err := cpu.Open(cpu.Options{Threads: o.threads})
+	if err != nil {
+		return err
+	}
+	caps := b.Caps()
+	if err := b.Close(); err != nil {
+		return err
+	}
+	fmt.Printf("A training step of SmolLM2-135M, 1 worker x %d threads: median of %d steps, tokens/s.\n", o.threads, o.rounds-1)
+	fmt.Printf("%s, %d cores; zerofleet: %s, %s", processor(), runtime.NumCPU(), caps.ISA, caps.Products)
+	if theirs == nil {
+		fmt.Print("\n\n| precision | batch | zerofleet |\n|---|---|--:|\n")
+		return nil
+	}
+	fmt.Printf("; torch %s, transformers %s\n\n", theirs.versions.Torch, theirs.versions.Transformers)
+	fmt.Print("| precision | batch | zerofleet | torch | ratio | lowest and highest |\n|---|---|--:|--:|--:|--:|\n")
+	return nil
+}
+
+// processor is the machine's name for its processor.
+func processor() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	for line := range strings.Lines(string(info)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
 }
 
 func measure(ctx context.Context, o options, s shape, theirs *torch) (err error) {
@@ -98,30 +135,32 @@ func measure(ctx context.Context, o options, s shape, theirs *torch) (err error)
 			err = e
 		}
 	}()
-	var a, b []float64
+	var a, b, ratios []float64
 	for round := range o.rounds {
 		if round == 1 {
 			ours.profile.reset()
 		}
-		seconds, err := ours.step(ctx)
+		our, err := ours.step(ctx)
 		if err != nil {
 			return err
 		}
-		a = append(a, seconds)
-		if theirs == nil {
+		var their float64
+		if theirs != nil {
+			if their, err = theirs.step(s); err != nil {
+				return err
+			}
+		}
+		if round == 0 {
 			continue
 		}
-		if seconds, err = theirs.step(s); err != nil {
-			return err
-		}
-		b = append(b, seconds)
+		tokens := float64(s.sequences * s.tokens)
+		a, b, ratios = append(a, tokens/our), append(b, tokens/their), append(ratios, their/our)
 	}
-	tokens := float64(s.sequences * s.tokens)
-	rate := func(seconds []float64) float64 { return tokens / median(seconds[1:]) }
 	if theirs == nil {
-		fmt.Printf("%-12s %12.1f\n", s, rate(a))
+		fmt.Printf("| %s | %s | %.1f |\n", s.act, s.batch(), median(a))
 	} else {
-		fmt.Printf("%-12s %12.1f %12.1f %8.2f\n", s, rate(a), rate(b), rate(a)/rate(b))
+		fmt.Printf("| %s | %s | %.1f | %.1f | %.2f | %.2f, %.2f |\n", s.act, s.batch(), median(a), median(b), median(ratios),
+			slices.Min(ratios), slices.Max(ratios))
 	}
 	if o.profile {
 		ours.profile.print(os.Stdout, o.rounds-1)

@@ -1,6 +1,7 @@
 package cpu_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"testing"
@@ -43,6 +44,20 @@ func (b *bench) buffer(dt kernels.DType, n int) kernels.Buffer {
 	}
 	if dt == kernels.F32 || dt == kernels.BF16 {
 		b.launch(kernels.Fill{Dst: f, Value: 0.01})
+	}
+	return f
+}
+
+// ids is an i32 buffer of numbers in [0,v), spread over all of them.
+func (b *bench) ids(n, v int) kernels.Buffer {
+	b.b.Helper()
+	raw := make([]byte, 0, 4*n)
+	for i := range n {
+		raw = binary.LittleEndian.AppendUint32(raw, uint32(i*7919%v))
+	}
+	f := b.buffer(kernels.I32, n)
+	if err := b.s.Upload(f, raw); err != nil {
+		b.b.Fatal(err)
 	}
 	return f
 }
@@ -115,6 +130,72 @@ func BenchmarkMatMul(b *testing.B) {
 	}
 }
 
+// The attention of SmolLM2-135M: one long sequence, and short ones.
+var attentionShapes = []struct{ b, t, heads, kvHeads, width int }{{1, 512, 9, 3, 64}, {4, 128, 9, 3, 64}, {1, 2048, 9, 3, 64}}
+
+// BenchmarkAttention reports GFLOP/s, of what the mask lets through: two products forward, five backward.
+func BenchmarkAttention(b *testing.B) {
+	for _, s := range attentionShapes {
+		rows, qkv, out := s.b*s.t, (s.heads+2*s.kvHeads)*s.width, s.heads*s.width
+		product := float64(s.b*s.heads*s.width) * float64(s.t) * float64(s.t+1) // 2 operations a pair, half of the pairs
+		for _, k := range []struct {
+			name string
+			flop float64
+			op   func(r *bench, dt kernels.DType) kernels.Op
+		}{
+			{"forward", 2 * product, func(r *bench, dt kernels.DType) kernels.Op {
+				return kernels.Attention{Out: r.buffer(dt, rows*out), LSE: r.buffer(kernels.F32, rows*s.heads),
+					QKV: r.buffer(dt, rows*qkv), DocStart: r.buffer(kernels.I32, rows),
+					B: s.b, T: s.t, Heads: s.heads, KVHeads: s.kvHeads, HeadDim: s.width, Scale: 0.125}
+			}},
+			{"backward", 5 * product, func(r *bench, dt kernels.DType) kernels.Op {
+				return kernels.AttentionBackward{DQKV: r.buffer(dt, rows*qkv), Delta: r.buffer(kernels.F32, rows*s.heads),
+					DOut: r.buffer(dt, rows*out), Out: r.buffer(dt, rows*out), LSE: r.buffer(kernels.F32, rows*s.heads),
+					QKV: r.buffer(dt, rows*qkv), DocStart: r.buffer(kernels.I32, rows),
+					B: s.b, T: s.t, Heads: s.heads, KVHeads: s.kvHeads, HeadDim: s.width, Scale: 0.125}
+			}},
+		} {
+			for _, dt := range []kernels.DType{kernels.F32, kernels.BF16} {
+				for threads := 1; threads <= min(2, runtime.NumCPU()); threads++ {
+					b.Run(fmt.Sprintf("%s/%dx%d/%s/threads=%d", k.name, s.b, s.t, dt, threads), func(b *testing.B) {
+						benchOp(b, threads, k.flop, func(r *bench) kernels.Op { return k.op(r, dt) })
+					})
+				}
+			}
+		}
+	}
+}
+
+// BenchmarkCachedAttention is one token after so many.
+func BenchmarkCachedAttention(b *testing.B) {
+	const heads, kvHeads, width = 9, 3, 64
+	for _, past := range []int{128, 2047} {
+		for _, dt := range []kernels.DType{kernels.F32, kernels.BF16} {
+			for threads := 1; threads <= min(2, runtime.NumCPU()); threads++ {
+				b.Run(fmt.Sprintf("past=%d/%s/threads=%d", past, dt, threads), func(b *testing.B) {
+					benchOp(b, threads, float64(4*heads*width*(past+1)), func(r *bench) kernels.Op {
+						return kernels.CachedAttention{Out: r.buffer(dt, heads*width), QKV: r.buffer(dt, (heads+2*kvHeads)*width),
+							Keys: r.buffer(dt, (past+1)*kvHeads*width), Values: r.buffer(dt, (past+1)*kvHeads*width),
+							N: 1, Past: past, Heads: heads, KVHeads: kvHeads, HeadDim: width, Scale: 0.125}
+					})
+				})
+			}
+		}
+	}
+}
+
+// benchOp measures one Op that does so many floating-point operations.
+func benchOp(b *testing.B, threads int, flop float64, build func(r *bench) kernels.Op) {
+	r := newBench(b, cpu.Options{Threads: threads})
+	defer r.close()
+	op := build(r)
+	r.launch(op)
+	for b.Loop() {
+		r.launch(op)
+	}
+	b.ReportMetric(flop*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+}
+
 // BenchmarkMemoryBound reports bytes read and written per second, over parts far larger than the caches.
 func BenchmarkMemoryBound(b *testing.B) {
 	const n = 16 << 20
@@ -165,6 +246,71 @@ func BenchmarkMemoryBound(b *testing.B) {
 					r.launch(op)
 				}
 			})
+		}
+	}
+}
+
+// BenchmarkFused reports bytes read and written per second, each counted once: of the kernels around SmolLM2-135M's
+// products, over enough rows to leave the caches.
+func BenchmarkFused(b *testing.B) {
+	const rows, d, f, v, heads, headDim, stride = 8192, 576, 1536, 49152, 12, 64, 960
+	for _, dt := range []kernels.DType{kernels.F32, kernels.BF16} {
+		act := int64(dt.Bytes())
+		for _, k := range []struct {
+			name  string
+			bytes int64
+			op    func(r *bench) kernels.Op
+		}{
+			{"rmsnorm", 2 * act * rows * d, func(r *bench) kernels.Op {
+				return kernels.RMSNorm{Y: r.buffer(dt, rows*d), X: r.buffer(dt, rows*d), W: r.buffer(dt, d),
+					Rstd: r.buffer(kernels.F32, rows), Rows: rows, Cols: d, Eps: 1e-5}
+			}},
+			{"rmsnorm residual", 4 * act * rows * d, func(r *bench) kernels.Op {
+				x := r.buffer(dt, rows*d)
+				return kernels.RMSNorm{Y: r.buffer(dt, rows*d), X: x, W: r.buffer(dt, d), Residual: r.buffer(dt, rows*d),
+					Sum: x, Rstd: r.buffer(kernels.F32, rows), Rows: rows, Cols: d, Eps: 1e-5}
+			}},
+			{"rmsnorm backward", 4 * act * rows * d, func(r *bench) kernels.Op {
+				dx := r.buffer(dt, rows*d)
+				return kernels.RMSNormBackward{DX: dx, DAdd: dx, DY: r.buffer(dt, rows*d), X: r.buffer(dt, rows*d),
+					W: r.buffer(dt, d), DW: r.buffer(kernels.F32, d), Rstd: r.buffer(kernels.F32, rows), Rows: rows, Cols: d}
+			}},
+			{"rope", 2 * act * rows * heads * headDim, func(r *bench) kernels.Op {
+				return kernels.RoPE{X: r.buffer(dt, rows*stride), Pos: r.ids(rows, 2048),
+					Cos: r.buffer(kernels.F32, 2048*headDim/2), Sin: r.buffer(kernels.F32, 2048*headDim/2),
+					Rows: rows, Stride: stride, Heads: heads, HeadDim: headDim}
+			}},
+			{"swiglu", 3 * act * rows * f, func(r *bench) kernels.Op {
+				return kernels.SwiGLU{Y: r.buffer(dt, rows*f), GateUp: r.buffer(dt, rows*2*f), Rows: rows, F: f}
+			}},
+			{"swiglu backward", 5 * act * rows * f, func(r *bench) kernels.Op {
+				return kernels.SwiGLUBackward{DGateUp: r.buffer(dt, rows*2*f), DY: r.buffer(dt, rows*f),
+					GateUp: r.buffer(dt, rows*2*f), Rows: rows, F: f}
+			}},
+			{"embedding", 2 * act * rows * d, func(r *bench) kernels.Op {
+				return kernels.Embedding{Y: r.buffer(dt, rows*d), Table: r.buffer(dt, v*d), IDs: r.ids(rows, v), Rows: rows, V: v, D: d}
+			}},
+			{"embedding backward", (8 + act) * rows * d, func(r *bench) kernels.Op {
+				return kernels.EmbeddingBackward{DTable: r.buffer(kernels.F32, v*d), DY: r.buffer(dt, rows*d), IDs: r.ids(rows, v),
+					Rows: rows, V: v, D: d}
+			}},
+			{"cross entropy", (4 + act) * 128 * v, func(r *bench) kernels.Op {
+				return kernels.CrossEntropy{Loss: r.buffer(kernels.F32, 128), Logits: r.buffer(kernels.F32, 128*v),
+					DLogits: r.buffer(dt, 128*v), Labels: r.ids(128, v), Rows: 128, V: v, Scale: 1}
+			}},
+		} {
+			for _, threads := range []int{1, 2} {
+				b.Run(fmt.Sprintf("%s/%s/threads=%d", k.name, dt, threads), func(b *testing.B) {
+					r := newBench(b, cpu.Options{Threads: threads})
+					defer r.close()
+					op := k.op(r)
+					r.launch(op)
+					b.SetBytes(k.bytes)
+					for b.Loop() {
+						r.launch(op)
+					}
+				})
+			}
 		}
 	}
 }

@@ -96,6 +96,13 @@ typedef uint16_t zf_unaligned_u16 __attribute__((aligned(1)));
 	static void name##_best params { name args; }
 #endif
 
+/* Before a loop whose turns do not depend on each other, as when an output is an input of the same index. */
+#if defined(__clang__)
+#define ZF_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define ZF_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 /* Elements of an elementwise kernel that one thread takes at a time: 64 KiB of f32, so that the
  * hand-out costs nothing and a part of a few MB still spreads over many cores. */
 #define ZF_RANGE 16384
@@ -103,6 +110,20 @@ typedef uint16_t zf_unaligned_u16 __attribute__((aligned(1)));
 /* n items in tiles of size each: how many tiles. */
 static inline int64_t zf_tiles(int64_t n, int64_t size) { return (n + size - 1) / size; }
 static inline int64_t zf_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t zf_max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Rows of so many columns that one thread takes at a time. */
+static inline int64_t zf_rows_per_tile(int64_t cols) { return zf_max(1, ZF_RANGE / cols); }
+
+/* A sum's or maximum's 32 chains: element i belongs to chain i mod 32, which is two registers of AVX-512 and four of
+ * AVX2, and zf_chains_add adds the chains by halves. */
+#define ZF_CHAINS 32
+ZF_BODY float zf_chains_add(float *s) {
+	for (int w = ZF_CHAINS / 2; w > 0; w /= 2)
+		for (int j = 0; j < w; j++)
+			s[j] += s[j + w];
+	return s[0];
+}
 
 #ifdef ZF_X86
 

@@ -25,9 +25,15 @@ type Case struct {
 func cases() []Case {
 	return concat(
 		matmulCases,
+		attentionCases,
 		elementwiseCases,
 		convertCases,
 		sumCases,
+		rmsnormCases,
+		ropeCases,
+		swigluCases,
+		idCases,
+		crossEntropyCases,
 		adamwCases,
 	)
 }

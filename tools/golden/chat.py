@@ -6,7 +6,7 @@ of SmolLM2, Llama 3 and Qwen3 (as tools/fetch fetches them) and two
 with {% generation %}, rendered over conversations.
 
     tools/fetch/smollm2.sh; tools/fetch/tokenizers.sh llama3; tools/fetch/tokenizers.sh qwen3
-    .venv/bin/python tools/golden/chat.py
+    $(tools/venv.sh) tools/golden/chat.py
 """
 
 import json

@@ -4,7 +4,7 @@ tiny.gguf holds every metadata type and, of every tensor type that the project r
 tensor quantised from numbers and, of the quantised ones, one of random blocks. values.json
 holds their dequantised f32 bits. Needs gguf and numpy.
 
-    python tools/golden/gguf_files.py
+    $(tools/venv.sh) tools/golden/gguf_files.py
 """
 
 import importlib.metadata

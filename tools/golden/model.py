@@ -1,11 +1,12 @@
 """Makes model/testdata/golden: what transformers and torch say about small random decoders.
 
-    python tools/golden/model.py
+    $(tools/venv.sh) tools/golden/model.py
 
 For each shape it writes a folder with
     config.json, model.safetensors  as transformers saves them
     golden.safetensors              inputs and answers, see below
-    golden.json                     scalars, the versions that made them, and what bf16 costs transformers
+    golden.json                     scalars, the versions that made them, and what bf16 costs transformers: the
+                                    one thing that differs a little between CPUs, by how they multiply bf16
 
 golden.safetensors holds the same documents in three forms, F = packed, padded, unpacked:
     F.tokens, F.labels, F.positions, F.doc_start   i32 [sequences, T]; unpacked is one document

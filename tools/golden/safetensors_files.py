@@ -5,7 +5,7 @@ escapes, and f32 values with their roundings to f16 and bf16 and those widened a
 sharded/ is a state dict cut into files with an index. Needs torch, safetensors and
 huggingface_hub.
 
-    python tools/golden/safetensors_files.py
+    $(tools/venv.sh) tools/golden/safetensors_files.py
 """
 
 import json

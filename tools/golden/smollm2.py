@@ -1,12 +1,13 @@
-"""Makes model/testdata/smollm2.json: what transformers says about SmolLM2-135M-Instruct.
+"""Makes model/testdata/smollm2.json and smollm2.safetensors: what transformers says about SmolLM2-135M-Instruct.
 
     tools/fetch/smollm2.sh
-    python tools/golden/smollm2.py [PATH.gguf]
+    $(tools/venv.sh) tools/golden/smollm2.py [PATH.gguf]
 
 transformers itself reads the GGUF: it dequantises the weights to f32 and undoes the
-permutation of the query and key rows. For one chat prompt the golden has the norm and
-the ten largest logits of a few positions, the mean loss over the prompt, and the 64
-tokens that greedy decoding adds.
+permutation of the query and key rows. For one chat prompt the golden has the mean loss over
+the prompt and the 64 tokens that greedy decoding adds, with their text; and
+    logits          f32 [rows, V], all logits of a few positions of the prompt
+    logits.columns  f32 [T, V / COLUMNS], every COLUMNS-th logit of every position
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import json
 import pathlib
 import sys
 
+import safetensors.torch
 import tokenizers
 import torch
 import transformers
@@ -24,7 +26,7 @@ GGUF = ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 OUT = ROOT / "model" / "testdata" / "smollm2.json"
 QUESTION = "Why is the sky blue? Answer in a few sentences."
 NEW_TOKENS = 64
-TOP = 10
+COLUMNS = 64
 
 
 def main(path):
@@ -44,14 +46,14 @@ def main(path):
         steps = model(input_ids=greedy).logits[0, ids.shape[1] - 1:-1]
     best = steps.topk(2).values
     rows = [0, 1, ids.shape[1] // 2, ids.shape[1] - 1]
-    top = [logits[r].topk(TOP) for r in rows]
+    safetensors.torch.save_file({"logits": logits[rows].contiguous(), "logits.columns": logits[:, ::COLUMNS].contiguous()},
+                                OUT.with_suffix(".safetensors"))
+    OUT.with_suffix(".safetensors").chmod(0o644)
     OUT.write_text(json.dumps(dict(
-        versions=dict(torch=torch.__version__, transformers=transformers.__version__,
-                      tokenizers=tokenizers.__version__, gguf=importlib.metadata.version("gguf")),
+        versions=dict(torch=torch.__version__, transformers=transformers.__version__, tokenizers=tokenizers.__version__,
+                      safetensors=safetensors.__version__, gguf=importlib.metadata.version("gguf")),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        question=QUESTION, prompt=prompt, tokens=ids[0].tolist(), loss=out.loss.item(),
-        rows=[dict(row=r, norm=logits[r].norm().item(), top_ids=t.indices.tolist(), top_logits=t.values.tolist())
-              for r, t in zip(rows, top)],
+        question=QUESTION, prompt=prompt, tokens=ids[0].tolist(), loss=out.loss.item(), rows=rows, columns=COLUMNS,
         greedy=new, greedy_text=tokenizer.decode(new), smallest_margin=(best[:, 0] - best[:, 1]).min().item(),
     ), indent=1) + "\n")
     print(f"loss {out.loss.item():.4f}, smallest margin {(best[:, 0] - best[:, 1]).min().item():.3g}: {tokenizer.decode(new)!r}")

@@ -4,7 +4,7 @@ For every tensor of the model, under its Hugging Face name: its shape and the SH
 values as little-endian f32. Needs torch, transformers and gguf, and the file that
 tools/fetch/smollm2.sh fetches.
 
-    python tools/golden/smollm2_weights.py
+    $(tools/venv.sh) tools/golden/smollm2_weights.py
 """
 
 import hashlib

@@ -4,7 +4,7 @@ For each configuration: the file itself, the rotary frequencies' f32 bits, and e
 parameter's name and shape in definition order (a tied head, being the embedding, is
 absent). Needs torch and transformers.
 
-    python tools/golden/spec.py
+    $(tools/venv.sh) tools/golden/spec.py
 """
 
 import json

