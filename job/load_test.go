@@ -41,6 +41,7 @@ func TestDefaults(t *testing.T) {
 		Sharding:   Sharding{Stage: 3, Wire: Wire{Parameters: "bf16", Gradients: "f32"}, Reduction: "fold", Exact: "required"},
 		Collective: Collective{Transport: "auto", ReceiveBudgetBytes: 256 << 20, Checksum: true, DeadlineSeconds: 60},
 		Workers:    Workers{Min: 1, Max: 2, Device: "auto", Threads: 1, OrphanSeconds: 60},
+		Recovery:   Recovery{Replicas: 1, ReplicaTier: "host", BelowMin: "wait"},
 		Checkpoint: Checkpoint{Store: "runs/job/checkpoints", EverySteps: 200, Keep: 3, OnExit: true},
 		Eval:       Eval{EverySteps: 100},
 		Log:        Log{EverySteps: 1, TensorBoard: true},
@@ -131,7 +132,6 @@ job.yaml:9:9: output: 7: want a section of fields`},
 			want: `job.yaml:6:9: method.type: lora: not available in this version: want full
 job.yaml:7:3: method.lora: not available in this version
 job.yaml:8:1: offload: not available in this version
-job.yaml:10:11: workers.restart: not available in this version
 job.yaml:10:27: workers.spot: not available in this version
 job.yaml:11:1: train2: unknown field (did you mean "train"?)`},
 		{name: "absent values", text: minimal, sets: []string{"train.leaf=2", "output.formats=[safetensors, gguf]", "sharding.wire.gradients=int8", "checkpoint.store=s3://b", "data.train[0].path=x.parquet", "model.base=ftp://x"},

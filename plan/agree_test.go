@@ -62,13 +62,14 @@ func TestThePlanIsWhatTheAllocatorTakes(t *testing.T) {
 			for stage := shard.Replicated; stage <= shard.Parameters; stage++ {
 				for _, world := range []int{1, 2, 3} {
 					for _, recompute := range []bool{false, true} {
-						j := parse(t, append(numeric, "train.micro_batch_size=2", "data.sequence_len=96")...)
+						replicas := (int(stage) + world) % 2
+						j := parse(t, append(numeric, "train.micro_batch_size=2", "data.sequence_len=96", fmt.Sprintf("recovery.replicas=%d", replicas))...)
 						dec, err := model.New(cfg, kinds[j.Train.Precision])
 						if err != nil {
 							t.Fatal(err)
 						}
 						o := train.Options{Stage: stage, Compute: kinds[j.Train.Precision], WireParameters: kinds[j.Sharding.Wire.Parameters],
-							WireGradients: kinds[j.Sharding.Wire.Gradients], GlobalBatch: 16, MicroBatch: 2, SequenceLen: 96, Recompute: recompute}
+							WireGradients: kinds[j.Sharding.Wire.Gradients], GlobalBatch: 16, MicroBatch: 2, SequenceLen: 96, Recompute: recompute, Replicas: replicas}
 						u, err := train.Measure(o, dec, train.Device{Backend: unified{}}, world-1, world)
 						if err != nil {
 							t.Fatal(err)
@@ -80,7 +81,7 @@ func TestThePlanIsWhatTheAllocatorTakes(t *testing.T) {
 						got.Receive, got.Checkpoint, got.Process = 0, 0, 0
 						want := Bytes{Parameters: u[kernels.Parameters], Gradients: u[kernels.Gradients], Optimizer: u[kernels.Optimizer],
 							Gathered: u[kernels.Gathered], LeafGradients: u[kernels.LeafGrads], Activations: u[kernels.Activations],
-							Workspace: u[kernels.Workspace], Staging: u[kernels.Staging]}
+							Workspace: u[kernels.Workspace], Staging: u[kernels.Staging], Replica: u[kernels.Replica]}
 						if got != want {
 							t.Fatalf("%s", fmt.Sprintf("%s %v stage %d world %d recompute %v:\ngot  %+v\nwant %+v", name, numeric, stage, world, recompute, got, want))
 						}

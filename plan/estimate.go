@@ -41,6 +41,9 @@ func (s shape) estimate(w Wire, m Machine, threads int) Estimate {
 	if s.stage != 0 {
 		updated /= float64(s.world)
 	}
+	if s.replicas { // the ward's shard too
+		updated *= 2
+	}
 	e.Update = seconds(28 * updated / updateBytesPerSecond)
 	e.StepTime = e.Compute + e.Wire + e.Update
 	e.TokensPerSecond = float64(s.leaves) * float64(s.rows()) / e.StepTime.Seconds()

@@ -8,7 +8,7 @@ import (
 	"github.com/zerofleet/zerofleet/shard"
 )
 
-// Bytes is what one worker takes, by kind. The kinds up to Staging are the allocator's, taken before the first step and held to
+// Bytes is what one worker takes, by kind. The kinds up to Replica are the allocator's, taken before the first step and held to
 // the end; the others are taken by the process beside it, at most.
 type Bytes struct {
 	Parameters    int64 `json:"parameters"`     // as they are computed with, or the part that peers gather
@@ -19,6 +19,7 @@ type Bytes struct {
 	Activations   int64 `json:"activations"`    // of one micro-batch
 	Workspace     int64 `json:"workspace"`      // scratch, and a chunk of the logits
 	Staging       int64 `json:"staging"`        // parameters on their way to the wire's format
+	Replica       int64 `json:"replica"`        // another worker's masters, moments and gradient
 
 	Receive    int64 `json:"receive"`    // what has arrived and is not added yet
 	Checkpoint int64 `json:"checkpoint"` // the copy that is written while training goes on
@@ -27,7 +28,7 @@ type Bytes struct {
 
 // Allocated is what the allocator takes.
 func (b Bytes) Allocated() int64 {
-	return b.Parameters + b.Gradients + b.Optimizer + b.Gathered + b.LeafGradients + b.Activations + b.Workspace + b.Staging
+	return b.Parameters + b.Gradients + b.Optimizer + b.Gathered + b.LeafGradients + b.Activations + b.Workspace + b.Staging + b.Replica
 }
 
 // Total is all kinds together.
@@ -51,6 +52,7 @@ type shape struct {
 	leaves       int
 	receive      int64 // the job's receive budget
 	mastersAlias bool  // the f32 masters are the parameters
+	replicas     bool  // each shard has a replica on another worker
 }
 
 func newShape(j *job.Job, cfg spec.Config, world int, stage shard.Stage, recompute bool) shape {
@@ -61,6 +63,7 @@ func newShape(j *job.Job, cfg spec.Config, world int, stage shard.Stage, recompu
 		batch: j.Train.MicroBatchSize, t: j.Data.SequenceLen, leaves: j.Train.Leaves(), receive: int64(j.Collective.ReceiveBudgetBytes),
 	}
 	s.mastersAlias = s.act == 4 && s.wireParams == 4
+	s.replicas = j.Recovery.Replicas > 0 && stage != shard.Replicated && world > 1
 	return s
 }
 
@@ -98,6 +101,9 @@ func (s shape) bytes() (Bytes, error) {
 		b.Gradients += p.Gradients
 		b.Optimizer += p.Optimizer
 		padded, part := int64(l.PaddedElems()), int64(l.PartElems())
+		if s.replicas {
+			b.Replica += 16 * part
+		}
 		slot := schedule.Slot(i)
 		slots[slot] = max(slots[slot], padded)
 		maxPadded, maxPart = max(maxPadded, padded), max(maxPart, part)

@@ -172,6 +172,9 @@ func (p *Plan) Err() error {
 		return nil
 	}
 	advice := "lower train.micro_batch_size or data.sequence_len, or train a smaller model"
+	if p.Worker.Replica > 0 {
+		advice = fmt.Sprintf("set recovery.replicas: 0 (%s less a worker), %s", Size(p.Worker.Replica), advice)
+	}
 	if i := slices.IndexFunc(p.Others, func(o Option) bool { return o.Fits }); i >= 0 {
 		o := p.Others[i]
 		advice = fmt.Sprintf("sharding.stage: %d", o.Stage)

@@ -86,7 +86,7 @@ func TestARefusalSaysWhatIsTooLargeAndWhatWouldFit(t *testing.T) {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	p = mustMake(t, smollm2, Machine{MemoryBytes: 6 << 30, MemorySource: "MemAvailable"}, "sharding.stage=0", "train.micro_batch_size=1",
-		"data.sequence_len=128", "train.gradient_checkpointing=false")
+		"data.sequence_len=128", "train.gradient_checkpointing=false", "recovery.replicas=0")
 	if err := p.Err(); err == nil || !strings.Contains(err.Error(), "; sharding.stage: 1 takes 2.41 GiB a worker and fits") {
 		t.Errorf("got %v", err)
 	}
@@ -140,12 +140,19 @@ func TestWireBytes(t *testing.T) {
 		// embedding, the head and the first two blocks in place.
 		{"3", Wire{Gradients: rounds * all * 4, Gathers: 2 * (all + rounds*(blocks-2)*block + (rounds-1)*(blocks-2)*block)}},
 	} {
-		p := mustMake(t, smollm2, Machine{}, "sharding.stage="+c.stage, "train.global_batch_size=6", "train.micro_batch_size=1")
+		p := mustMake(t, smollm2, Machine{}, "sharding.stage="+c.stage, "train.global_batch_size=6", "train.micro_batch_size=1", "recovery.replicas=0")
 		if c.want.Operations = rounds*(blocks+2) + blocks + 2; c.stage == "3" {
 			c.want.Operations = rounds*(blocks+2) + (blocks + 2) + rounds*(blocks-2) + (rounds-1)*(blocks-2)
 		}
 		if p.Wire != c.want {
 			t.Errorf("stage %s: got %+v, want %+v", c.stage, p.Wire, c.want)
+		}
+		if c.stage != "0" { // the reduced gradient of the own shard goes to the buddy, once
+			c.want.Replica, c.want.Operations = all*4, c.want.Operations+blocks+2
+		}
+		p = mustMake(t, smollm2, Machine{}, "sharding.stage="+c.stage, "train.global_batch_size=6", "train.micro_batch_size=1")
+		if p.Wire != c.want {
+			t.Errorf("stage %s with replicas: got %+v, want %+v", c.stage, p.Wire, c.want)
 		}
 	}
 }

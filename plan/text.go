@@ -56,7 +56,7 @@ func (p *Plan) Text() string {
 		for _, r := range []struct {
 			name  string
 			bytes int64
-		}{{"parameters", p.Wire.Gathers}, {"gradients", p.Wire.Gradients}, {p.updateName(), p.Wire.Update}, {"all", p.Wire.Total()}} {
+		}{{"parameters", p.Wire.Gathers}, {"gradients", p.Wire.Gradients}, {p.updateName(), p.Wire.Update}, {"gradient to the buddy", p.Wire.Replica}, {"all", p.Wire.Total()}} {
 			if r.bytes != 0 {
 				line("  %-22s %12s", r.name, Size(r.bytes))
 			}
@@ -123,6 +123,7 @@ func (p *Plan) rows() []row {
 		{"activations", w.Activations, fmt.Sprintf("%d x %d tokens", p.shape.batch, p.shape.t)},
 		{"workspace", w.Workspace, "scratch and a chunk of the logits"},
 		{"staging", w.Staging, "the largest unit in the wire's format"},
+		{"replica", w.Replica, "another worker's f32 master, m, v and gradient"},
 		{"receive buffers", w.Receive, "at most"},
 		{"checkpoint's copy", w.Checkpoint, "while one is written"},
 		{"program", w.Process, "assumed"},

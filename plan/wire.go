@@ -8,12 +8,13 @@ type Wire struct {
 	Gathers   int64 `json:"gathers"`   // stage 3: parameters, before a unit is used
 	Gradients int64 `json:"gradients"` // leaf gradients, to their owners
 	Update    int64 `json:"update"`    // stages 1 and 2: parameters after the update; stage 0: the reduced gradient
+	Replica   int64 `json:"replica"`   // the reduced gradient of the own shard, to the worker that keeps its replica
 	// Operations is how many collectives carry them.
 	Operations int64 `json:"operations"`
 }
 
 // Total is all of it.
-func (w Wire) Total() int64 { return w.Gathers + w.Gradients + w.Update }
+func (w Wire) Total() int64 { return w.Gathers + w.Gradients + w.Update + w.Replica }
 
 // wire walks the schedule of one step.
 func (s shape) wire() (Wire, error) {
@@ -45,6 +46,10 @@ func (s shape) wire() (Wire, error) {
 		}
 	}
 	for i := range s.units {
+		if s.replicas {
+			w.Replica += 4 * int64(layouts[i].PartElems())
+			w.Operations++
+		}
 		switch s.stage {
 		case shard.Replicated:
 			w.Update += toPeers(i, 4)

@@ -206,7 +206,10 @@ func (h history) rank(ctx context.Context, files string, g collective.Group, res
 	if err != nil {
 		return err
 	}
-	defer t.Close()
+	defer func() { // the group first: what is under way uses the memory
+		g.Close()
+		t.Close()
+	}()
 	if h.resume != nil {
 		rd := checkpoint.Open(h.store, h.resume)
 		defer rd.Close()

@@ -19,30 +19,46 @@ func (t *Trainer) replicates() bool {
 	return t.o.Replicas > 0 && t.o.Stage != shard.Replicated && t.world > 1
 }
 
-// ship gives this rank's folded gradient to its buddy, takes its ward's, and waits until the buddy has said that it has
-// all: when ship returns, the gradient of this shard is in two places. A step ships a gradient, not the state: the
-// replica follows by applying the same update.
-func (t *Trainer) ship(ctx context.Context) error {
+// shipment is a step's gradients on their way to the buddy, and from the ward.
+type shipment struct {
+	sent, received []*collective.Pending
+}
+
+// ship starts to give a unit's folded gradient to the buddy, and to take the ward's. A step ships a gradient, not the
+// state: the replica follows by applying the same update. Units go as their last leaf is folded, while others are still
+// computed; the order is the schedule's, so it is the same at every rank.
+func (t *Trainer) ship(ctx context.Context, unit int) error {
+	if !t.replicates() {
+		return nil
+	}
+	u := &t.units[unit]
+	own, err := u.own(t.rank).Host() // only folds have touched it since it was cleared
+	if err != nil {
+		return err
+	}
+	theirs, err := u.replica.acc.Host()
+	if err != nil {
+		return err
+	}
+	name := "gradient " + u.Name
+	t.shipping.sent = append(t.shipping.sent,
+		t.group.Send(ctx, name, shard.Buddy(t.rank, t.world), collective.Buffer{Bytes: own, Type: kernels.F32}))
+	t.shipping.received = append(t.shipping.received,
+		t.group.Recv(ctx, name, shard.Ward(t.rank, t.world), collective.Buffer{Bytes: theirs, Type: kernels.F32}))
+	return nil
+}
+
+// shipped waits until the ward's gradient is here and the buddy has said that it has all of this rank's: when it returns,
+// the gradient of this shard is in two places.
+func (t *Trainer) shipped(ctx context.Context) error {
 	if !t.replicates() {
 		return nil
 	}
 	buddy, ward := shard.Buddy(t.rank, t.world), shard.Ward(t.rank, t.world)
-	var sent, received []*collective.Pending
-	for i := range t.units {
-		u := &t.units[i]
-		own, err := t.hostView(ctx, u.own(t.rank))
-		if err != nil {
-			return err
-		}
-		theirs, err := t.hostView(ctx, u.replica.acc)
-		if err != nil {
-			return err
-		}
-		sent = append(sent, t.group.Send(ctx, "gradient "+u.Name, buddy, own))
-		received = append(received, t.group.Recv(ctx, "gradient "+u.Name, ward, theirs))
-	}
+	way := t.shipping
+	t.shipping = shipment{}
 	t.at(fault.InShip)
-	if err := waitAll(ctx, received); err != nil {
+	if err := waitAll(ctx, way.received); err != nil {
 		return fmt.Errorf("take the gradient of rank %d: %w", ward, err)
 	}
 	one := []byte{1}
@@ -51,7 +67,7 @@ func (t *Trainer) ship(ctx context.Context) error {
 	if err := t.group.Recv(ctx, "receipt", buddy, receipt).Wait(ctx); err != nil {
 		return fmt.Errorf("wait for the receipt of rank %d: %w", buddy, err)
 	}
-	return waitAll(ctx, append(sent, given))
+	return waitAll(ctx, append(way.sent, given))
 }
 
 func waitAll(ctx context.Context, all []*collective.Pending) error {

@@ -50,6 +50,9 @@ type slot struct {
 	grad, wireGrad kernels.Buffer
 	gathering      *collective.Pending
 	reducing       *collective.Pending
+	// reduces is the unit that is being reduced, and last that no leaf of the step follows.
+	reduces int
+	last    bool
 }
 
 // shardOf is one rank's shard of a unit as somebody holds it: its owner, or its buddy as a replica. What is held are

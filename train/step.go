@@ -37,7 +37,7 @@ func (t *Trainer) Reduce(ctx context.Context, leaves Leaves, own func() Own) (Co
 		return Commit{}, fmt.Errorf("step %d, rank %d: %w", t.step+1, t.rank, err)
 	}
 	t.at(fault.AfterBackward)
-	if err := t.ship(ctx); err != nil {
+	if err := t.shipped(ctx); err != nil {
 		return Commit{}, fmt.Errorf("step %d, rank %d: %w", t.step+1, t.rank, err)
 	}
 	t.at(fault.AfterReceipt)
@@ -92,7 +92,7 @@ func (t *Trainer) leaves(ctx context.Context, leaves Leaves) (Record, error) {
 				return rec, fmt.Errorf("leaf %d: %w", leaf, err)
 			}
 		}
-		r := round{first: first, contributors: min(t.world, leaves.Count-first), have: have}
+		r := round{first: first, contributors: min(t.world, leaves.Count-first), have: have, last: first+t.world >= leaves.Count}
 		if err := t.run(ctx, t.schedule.Train(), r); err != nil {
 			return rec, fmt.Errorf("leaf %d: %w", leaf, err)
 		}
@@ -155,6 +155,7 @@ func (t *Trainer) addLosses(ctx context.Context, sum *exactsum.Sum) error {
 type round struct {
 	first, contributors int
 	have                bool
+	last                bool // of the step
 }
 
 // run carries out a schedule. A rank that has no leaf takes part in the collectives alone.
@@ -272,6 +273,7 @@ func (t *Trainer) reduce(ctx context.Context, unit int, r round) error {
 		return err
 	}
 	into := accumulator{acc: floats(acc), fold: t.dev.Fold, folded: u.folded}
+	s.reduces, s.last = unit, r.last
 	s.reducing = t.group.ReduceScatter(ctx, u.Name, into, src, r.first, r.contributors)
 	if unit == len(t.units)/2 {
 		t.at(fault.InReduce)
@@ -285,6 +287,9 @@ func (t *Trainer) awaitReduction(ctx context.Context, s *slot) error {
 	}
 	err := s.reducing.Wait(ctx)
 	s.reducing = nil
+	if err == nil && s.last {
+		err = t.ship(ctx, s.reduces)
+	}
 	return err
 }
 

@@ -47,6 +47,7 @@ type Trainer struct {
 	// cursor is where the data stream stands after step, next after the step that is open.
 	cursor, next checkpoint.Cursor
 	computed     func(step int64, leaf int) // see Run
+	shipping     shipment
 }
 
 // New takes the memory of rank group.Rank() and leaves the state zero: Init, Restore or TakeOver fills it. Close frees it.
