@@ -236,7 +236,11 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 		return 0, errors.Join(err, l.Close())
 	}
 	defer func() { err = errors.Join(err, rec.close()) }()
-	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: checkpoint.Dir(storeDir(j)), folder: r.folder, log: r.log}
+	checkpoints, err := checkpoint.OpenStore(ctx, storeDir(j))
+	if err != nil {
+		return 0, errors.Join(bad("checkpoint.store: %w", err), l.Close())
+	}
+	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: checkpoints, folder: r.folder, log: r.log}
 	stop, err := r.admit(ctx, s, l)
 	if err != nil {
 		return 0, err
