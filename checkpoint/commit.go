@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"sort"
 	"strconv"
@@ -55,7 +56,8 @@ type Entry struct {
 }
 
 // List lists a store's checkpoints, oldest first; of one step the newest generation comes last, and a committed manifest
-// after an uncommitted one.
+// after an uncommitted one. A manifest that is damaged has an entry that says so; one that the store does not give is an
+// error, so that no older checkpoint is taken for the newest because a store did not answer.
 func List(ctx context.Context, s Store) ([]Entry, error) {
 	objects, err := s.List(ctx, "step-")
 	if err != nil {
@@ -73,6 +75,12 @@ func List(ctx context.Context, s Store) ([]Entry, error) {
 			continue // not ours
 		}
 		m, err := readManifest(ctx, s, o.Key)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed since
+		}
+		if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+			return nil, err
+		}
 		if err == nil && m.Step != step {
 			m, err = nil, fmt.Errorf("%s: of step %d: %w", o.Key, m.Step, ErrCorrupt)
 		}
@@ -103,7 +111,7 @@ func readManifest(ctx context.Context, s Store, key string) (*Manifest, error) {
 		return nil, fmt.Errorf("%s: %d bytes: %w", key, o.Bytes(), ErrCorrupt)
 	}
 	b := make([]byte, o.Bytes())
-	if _, err := o.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+	if err := o.ReadAt(ctx, b, 0); err != nil {
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
 	m, err := Decode(b)
@@ -129,7 +137,11 @@ func Newest(ctx context.Context, s Store) (m *Manifest, damaged []error, err err
 			damaged = append(damaged, e.Err)
 			continue
 		}
-		if err := checkSizes(ctx, s, e.Manifest); err != nil {
+		err := checkSizes(ctx, s, e.Manifest)
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			return nil, damaged, err
+		}
+		if err != nil {
 			damaged = append(damaged, err)
 			continue
 		}
@@ -143,45 +155,12 @@ func checkSizes(ctx context.Context, s Store, m *Manifest) error {
 	for _, p := range m.Parts {
 		o, err := s.Open(ctx, p.Key)
 		if err != nil {
-			return fmt.Errorf("part %d of step %d: %w: %w", p.Rank, m.Step, ErrCorrupt, err)
+			return fmt.Errorf("part %d of step %d: %w", p.Rank, m.Step, gone(err))
 		}
 		n := o.Bytes()
 		o.Close()
 		if n != p.Bytes {
 			return fmt.Errorf("part %d of step %d (%s): %d bytes, want %d: %w", p.Rank, m.Step, p.Key, n, p.Bytes, ErrCorrupt)
-		}
-	}
-	return nil
-}
-
-// Prune keeps the newest keep committed checkpoints and removes the older ones, and everything of steps before the
-// oldest kept that no kept manifest names. keep < 1 counts as 1: the newest is never removed.
-func Prune(ctx context.Context, s Store, keep int) error {
-	list, err := List(ctx, s)
-	if err != nil {
-		return err
-	}
-	var kept []*Manifest
-	for i := len(list) - 1; i >= 0 && len(kept) < max(keep, 1); i-- {
-		if e := list[i]; e.Committed && e.Err == nil && (len(kept) == 0 || kept[len(kept)-1].Step != e.Manifest.Step) {
-			kept = append(kept, e.Manifest)
-		}
-	}
-	if len(kept) < max(keep, 1) {
-		return nil
-	}
-	oldest := stepFolder(kept[len(kept)-1].Step)
-	objects, err := s.List(ctx, "step-")
-	if err != nil {
-		return err
-	}
-	// Manifests go first: a checkpoint whose manifest is there is whole.
-	sort.SliceStable(objects, func(i, j int) bool { return path.Ext(objects[i].Key) == ".json" && path.Ext(objects[j].Key) != ".json" })
-	for _, o := range objects {
-		if path.Dir(o.Key) < oldest {
-			if err := s.Delete(ctx, o.Key); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -7,9 +7,22 @@
 //	step-0000000040/gen-2-part-1-of-2-<digest>.safetensors
 //	step-0000000040/gen-2-manifest-<digest>.json
 //
-// <digest> is the first 16 hex digits of the object's SHA-256; an object is never overwritten. A part holds, for every
-// unit, the range of canonical elements that its rank owns, as three f32 tensors: <unit>/master, <unit>/m, <unit>/v.
+// <digest> is the first 16 hex digits of a manifest's SHA-256, or of that of a part's head; an object is never
+// overwritten. A part holds, for every unit, the range of canonical elements that its rank owns, as three f32 tensors:
+// <unit>/master, <unit>/m, <unit>/v. Each is cut into chunks of 32 KiB, and the part's first tensor has their checksums,
+// so that any range is read and checked without the rest:
+//
+//	what         bytes                                    checked by
+//	length       8, of the header's text                  \
+//	header       safetensors: names, shapes, offsets       > head: the manifest's head_bytes and sha256
+//	checksums    16 a chunk, U8 [chunks, 16]              /
+//	fields       f32, little-endian, in the order of      the chunk's checksum: the first 16 bytes of the SHA-256 of
+//	             the manifest's units                     32 KiB, or of what is left at a field's end
+//
 // A manifest written without a coordinator is named gen-2-uncommitted-<digest>.json until one adopts it.
+//
+// OpenStore opens where checkpoints lie; WritePart and PutManifest write one, Newest and Open read it, Sweep removes what
+// is no longer needed.
 package checkpoint
 
 import (
@@ -19,6 +32,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/zerofleet/zerofleet/shard"
 )
@@ -33,7 +47,7 @@ var (
 )
 
 // Version is the format that this package writes and reads.
-const Version = 1
+const Version = 2
 
 // maxManifestBytes bounds what a manifest may be: 64 MiB is a model of some hundred thousand tensors.
 const maxManifestBytes = 64 << 20
@@ -64,12 +78,13 @@ type Unit struct {
 	Tensors []Tensor `json:"tensors"`
 }
 
-// Part is one rank's file.
+// Part is one rank's file. Its head has a checksum for every chunk of the rest, so SHA256 stands for all of it.
 type Part struct {
-	Rank   int    `json:"rank"`
-	Key    string `json:"key"`
-	Bytes  int64  `json:"bytes"`
-	SHA256 string `json:"sha256"`
+	Rank      int    `json:"rank"`
+	Key       string `json:"key"`
+	Bytes     int64  `json:"bytes"`
+	HeadBytes int64  `json:"head_bytes"`
+	SHA256    string `json:"sha256"` // of the head
 }
 
 // Cursor is where the data stream stands: the next record to consume.
@@ -112,8 +127,8 @@ func (m *Manifest) Validate() error {
 		return bad("%d parts, want %d", len(m.Parts), m.World)
 	}
 	for rank, p := range m.Parts {
-		if p.Rank != rank || p.Key == "" || p.Bytes <= 0 || len(p.SHA256) != 2*sha256.Size {
-			return bad("part %d is of rank %d, key %q, %d bytes, checksum %q", rank, p.Rank, p.Key, p.Bytes, p.SHA256)
+		if p.Rank != rank || !fs.ValidPath(p.Key) || p.HeadBytes < 1 || p.HeadBytes > min(p.Bytes, maxHeadBytes) || len(p.SHA256) != 2*sha256.Size {
+			return bad("part %d is of rank %d, key %q, %d bytes, %d of them its head, checksum %q", rank, p.Rank, p.Key, p.Bytes, p.HeadBytes, p.SHA256)
 		}
 	}
 	seen := map[string]bool{}

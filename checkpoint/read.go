@@ -1,34 +1,38 @@
 package checkpoint
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"math"
-	"sort"
 	"sync"
+	"sync/atomic"
 
-	"github.com/zerofleet/zerofleet/safetensors"
+	"golang.org/x/sync/errgroup"
 )
 
-// Reader reads any range of a committed checkpoint, whatever ranks wrote it. A part is checked against the manifest's
-// length and checksum when it is first needed; parts that are not needed are not read. Read may be called concurrently.
+// Reader reads any range of a committed checkpoint, whatever ranks wrote it. Of a part it reads the head, when it first
+// needs the part, and the chunks that cover what is asked for; all of it is checked. Read may be called concurrently.
 type Reader struct {
 	store Store
 	m     *Manifest
 	units map[string]Unit
+	read  atomic.Int64
 
 	mu    sync.Mutex
 	parts map[int]*part
 }
 
-type part struct {
-	object  Object
-	tensors map[string]safetensors.Extent
-}
+// pieceBytes is how much is read of a part at once, in whole chunks: enough that a request to an object store costs less
+// than its bytes.
+const pieceBytes = 8 << 20
+
+// verifyParts is how many parts Verify reads at the same time.
+const verifyParts = 4
 
 // Open prepares to read m's parts from s. Close closes what was opened.
 func Open(s Store, m *Manifest) *Reader {
@@ -41,6 +45,9 @@ func Open(s Store, m *Manifest) *Reader {
 
 // Manifest is what the reader reads.
 func (r *Reader) Manifest() *Manifest { return r.m }
+
+// BytesRead is how many bytes of parts were read so far.
+func (r *Reader) BytesRead() int64 { return r.read.Load() }
 
 // Close closes the parts.
 func (r *Reader) Close() error {
@@ -62,8 +69,8 @@ func (r *Reader) Read(ctx context.Context, unit string, f Field, lo, hi int, dst
 	if !ok {
 		return fmt.Errorf("read unit %q: the checkpoint of step %d has none of that name", unit, r.m.Step)
 	}
-	if lo < 0 || hi < lo || hi > u.Elems || len(dst) != hi-lo {
-		return fmt.Errorf("read elements [%d,%d) of %s into %d: the unit has %d", lo, hi, unit, len(dst), u.Elems)
+	if lo < 0 || hi < lo || hi > u.Elems || len(dst) != hi-lo || f < 0 || f >= Fields {
+		return fmt.Errorf("read elements [%d,%d) of %s of %s into %d: the unit has %d", lo, hi, f, unit, len(dst), u.Elems)
 	}
 	layout, err := r.m.Layout(u)
 	if err != nil {
@@ -71,14 +78,14 @@ func (r *Reader) Read(ctx context.Context, unit string, f Field, lo, hi int, dst
 	}
 	for at := lo; at < hi; {
 		rank := at / layout.PartElems()
-		ownLo, ownHi := layout.Owned(rank)
+		_, ownHi := layout.Owned(rank)
 		end := min(hi, ownHi)
 		p, err := r.part(ctx, rank)
 		if err != nil {
 			return err
 		}
-		if err := p.read(tensorName(unit, f), ownHi-ownLo, at-ownLo, dst[at-lo:end-lo]); err != nil {
-			return fmt.Errorf("part %d of step %d: %w", rank, r.m.Step, err)
+		if err := p.read(ctx, p.stretches[tensorName(unit, f)], at, dst[at-lo:end-lo]); err != nil {
+			return r.at(rank, err)
 		}
 		at = end
 	}
@@ -92,7 +99,7 @@ func (r *Reader) ReadTensor(ctx context.Context, name string, lo, hi int, dst []
 			if t.Name != name {
 				continue
 			}
-			if hi > t.Elems() {
+			if lo < 0 || hi > t.Elems() {
 				return fmt.Errorf("read elements [%d,%d) of %s: it has %d", lo, hi, name, t.Elems())
 			}
 			return r.Read(ctx, u.Name, Master, t.Offset+lo, t.Offset+hi, dst)
@@ -103,97 +110,211 @@ func (r *Reader) ReadTensor(ctx context.Context, name string, lo, hi int, dst []
 
 func tensorName(unit string, f Field) string { return unit + "/" + f.String() }
 
-func (p *part) read(name string, wantElems, lo int, dst []float32) error {
-	e, ok := p.tensors[name]
-	if !ok || e.Bytes != 4*int64(wantElems) {
-		return fmt.Errorf("%s: %d bytes, want %d: %w", name, e.Bytes, 4*wantElems, ErrCorrupt)
-	}
-	b := make([]byte, 4*len(dst))
-	if _, err := p.object.ReadAt(b, e.Offset+4*int64(lo)); err != nil {
-		return fmt.Errorf("read %s: %w", name, err)
-	}
-	for i := range dst {
-		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
-	}
-	return nil
+// at says which part an error is about. That a part is gone is damage; that the store does not answer is not.
+func (r *Reader) at(rank int, err error) error {
+	return fmt.Errorf("part %d of step %d (%s): %w", rank, r.m.Step, r.m.Parts[rank].Key, gone(err))
 }
 
-// part opens and checks a rank's part, once.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+// part opens a rank's part and reads its head, once.
 func (r *Reader) part(ctx context.Context, rank int) (*part, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p := r.parts[rank]; p != nil {
 		return p, nil
 	}
-	p, err := openPart(ctx, r.store, r.m, rank)
+	p, err := r.open(ctx, rank)
 	if err != nil {
-		return nil, fmt.Errorf("part %d of step %d: %w", rank, r.m.Step, err)
+		return nil, r.at(rank, err)
 	}
 	r.parts[rank] = p
 	return p, nil
 }
 
-func openPart(ctx context.Context, s Store, m *Manifest, rank int) (*part, error) {
-	want := m.Parts[rank]
-	o, err := s.Open(ctx, want.Key)
+func (r *Reader) open(ctx context.Context, rank int) (*part, error) {
+	want := r.m.Parts[rank]
+	o, err := r.store.Open(ctx, want.Key)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	p := &part{object: o}
-	if err := p.check(ctx, want); err != nil {
-		o.Close()
 		return nil, err
 	}
-	if p.tensors, err = safetensors.Extents(o, o.Bytes()); err != nil {
+	p := &part{object: o, count: &r.read}
+	if err := p.readHead(ctx, r.m, rank); err != nil {
 		o.Close()
-		return nil, fmt.Errorf("%s: %w: %w", want.Key, ErrCorrupt, err)
+		return nil, err
 	}
 	return p, nil
 }
 
-func (p *part) check(ctx context.Context, want Part) error {
+// part is an open part whose head is checked.
+type part struct {
+	object    Object
+	count     *atomic.Int64
+	stretches map[string]stretch
+	sums      []byte
+
+	mu   sync.Mutex
+	last [Fields]lastChunk // so that a chunk that one range ends in, and the next begins in, is read once
+}
+
+type lastChunk struct {
+	index int // among all the part's chunks
+	bytes []byte
+}
+
+func (p *part) readHead(ctx context.Context, m *Manifest, rank int) error {
+	want := m.Parts[rank]
 	if p.object.Bytes() != want.Bytes {
-		return fmt.Errorf("%s: %d bytes, want %d: %w", want.Key, p.object.Bytes(), want.Bytes, ErrCorrupt)
+		return fmt.Errorf("%d bytes, want %d: %w", p.object.Bytes(), want.Bytes, ErrCorrupt)
 	}
-	h := sha256.New()
-	if _, err := io.Copy(contextWriter{ctx, h}, io.NewSectionReader(p.object, 0, want.Bytes)); err != nil {
-		return fmt.Errorf("read %s: %w", want.Key, err)
+	head := make([]byte, want.HeadBytes)
+	if err := p.object.ReadAt(ctx, head, 0); err != nil {
+		return fmt.Errorf("read head: %w", err)
 	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != want.SHA256 {
-		return fmt.Errorf("%s: checksum %s, want %s: %w", want.Key, got, want.SHA256, ErrCorrupt)
+	p.count.Add(want.HeadBytes)
+	if got := digest(head); got != want.SHA256 {
+		return fmt.Errorf("head: checksum %s, want %s: %w", got, want.SHA256, ErrCorrupt)
+	}
+	var err error
+	if p.stretches, p.sums, err = placeStretches(m, rank, head); err != nil {
+		return fmt.Errorf("head: %w: %w", ErrCorrupt, err)
 	}
 	return nil
 }
 
-// Verify reads all parts of a checkpoint and returns every fault.
+// read reads a stretch's elements from lo on, in the unit's canonical order.
+func (p *part) read(ctx context.Context, s stretch, lo int, dst []float32) error {
+	if len(dst) == 0 {
+		return nil
+	}
+	hi := lo + len(dst)
+	take := func(c int, b []byte) {
+		from, to := s.span(c)
+		for e := max(lo, from); e < min(hi, to); e++ {
+			dst[e-lo] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*(e-from):]))
+		}
+	}
+	first, end := (lo-s.lo)/chunkElems, chunksOf(hi-s.lo)
+	if b := p.kept(s, first); b != nil {
+		take(first, b)
+		first++
+	}
+	return p.scan(ctx, s, first, end, func(c int, b []byte, fault error) error {
+		if fault != nil {
+			return fault
+		}
+		take(c, b)
+		if _, to := s.span(c); c == end-1 && to > hi {
+			p.keep(s, c, b)
+		}
+		return nil
+	})
+}
+
+// scan reads and checks chunks [first, end) of a stretch. The bytes are use's until it returns; fault is that the chunk
+// is damaged.
+func (p *part) scan(ctx context.Context, s stretch, first, end int, use func(c int, b []byte, fault error) error) error {
+	var piece []byte
+	for c := first; c < end; {
+		n := min(pieceBytes/chunkBytes, end-c)
+		at := int64(c) * chunkBytes
+		bytes := int(min(at+int64(n)*chunkBytes, 4*int64(s.elems)) - at)
+		if piece == nil {
+			piece = make([]byte, bytes)
+		}
+		if err := p.object.ReadAt(ctx, piece[:bytes], s.offset+at); err != nil {
+			return fmt.Errorf("read %s of %s: %w", s.field, s.unit.Name, err)
+		}
+		p.count.Add(int64(bytes))
+		for b := piece[:bytes]; len(b) > 0; c++ {
+			k := min(chunkBytes, len(b))
+			if err := use(c, b[:k], p.check(s, c, b[:k])); err != nil {
+				return err
+			}
+			b = b[k:]
+		}
+	}
+	return nil
+}
+
+func (p *part) check(s stretch, c int, b []byte) error {
+	want := p.sums[(s.chunk+c)*sumBytes:][:sumBytes]
+	if got := chunkSum(b); !bytes.Equal(got, want) {
+		return fmt.Errorf("%s: checksum %s, want %s: %w", s.name(c), hex.EncodeToString(got), hex.EncodeToString(want), ErrCorrupt)
+	}
+	return nil
+}
+
+func (p *part) kept(s stretch, c int) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.last[s.field]; l.bytes != nil && l.index == s.chunk+c {
+		return l.bytes
+	}
+	return nil
+}
+
+func (p *part) keep(s stretch, c int, b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last[s.field] = lastChunk{s.chunk + c, bytes.Clone(b)}
+}
+
+// Verify reads all parts of a checkpoint and returns every fault, by rank: ErrCorrupt where it is damaged, another error
+// where the store could not be read.
 func Verify(ctx context.Context, s Store, m *Manifest) []error {
 	r := Open(s, m)
 	defer r.Close()
-	var faults []error
+	found := make([][]error, len(m.Parts))
+	var g errgroup.Group
+	g.SetLimit(verifyParts)
 	for rank := range m.Parts {
-		p, err := r.part(ctx, rank)
-		if err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		faults = append(faults, p.verify(m, rank)...)
+		g.Go(func() error {
+			found[rank] = r.verify(ctx, rank)
+			return nil
+		})
 	}
-	sort.Slice(faults, func(i, j int) bool { return faults[i].Error() < faults[j].Error() })
+	g.Wait() //nolint:errcheck // no function gives one
+	var faults []error
+	for _, list := range found {
+		faults = append(faults, list...)
+	}
 	return faults
 }
 
-func (p *part) verify(m *Manifest, rank int) []error {
-	var faults []error
-	for _, u := range m.Units {
-		layout, err := m.Layout(u)
-		if err != nil {
-			return append(faults, err)
-		}
-		lo, hi := layout.Owned(rank)
+// verify reads a part. Of a field's damaged chunks the first is named.
+func (r *Reader) verify(ctx context.Context, rank int) (faults []error) {
+	p, err := r.part(ctx, rank)
+	if err != nil {
+		return []error{err}
+	}
+	for _, u := range r.m.Units {
 		for f := range Fields {
-			if e := p.tensors[tensorName(u.Name, f)]; e.Bytes != 4*int64(hi-lo) {
-				faults = append(faults, fmt.Errorf("part %d of step %d: %s has %d bytes, want %d: %w",
-					rank, m.Step, tensorName(u.Name, f), e.Bytes, 4*(hi-lo), ErrCorrupt))
+			s := p.stretches[tensorName(u.Name, f)]
+			var first error
+			damaged := 0
+			err := p.scan(ctx, s, 0, chunksOf(s.elems), func(_ int, _ []byte, fault error) error {
+				if fault != nil {
+					damaged++
+					if first == nil {
+						first = fault
+					}
+				}
+				return nil
+			})
+			if damaged > 1 {
+				first = fmt.Errorf("%w, and %d more chunks of it", first, damaged-1)
+			}
+			if first != nil {
+				faults = append(faults, r.at(rank, first))
+			}
+			if err != nil {
+				return append(faults, r.at(rank, err))
 			}
 		}
 	}

@@ -15,10 +15,12 @@ import (
 	"time"
 )
 
-// Store holds objects by key. Keys are slash-separated. Its methods may be called concurrently.
+// Store holds objects by key. Keys are slash-separated, as fs.ValidPath has them. Its methods may be called concurrently.
+// Package checkpointtest has the tests that every implementation passes.
 type Store interface {
 	// Put makes an object of what write writes: whole and durable when Put returns nil, invisible otherwise. Putting a
-	// key that exists is no error and changes nothing, since keys hold their content's digest.
+	// key that exists is no error and changes nothing, since keys hold their content's digest. write is called again,
+	// from the start, when a store tries again, and not at all for a key that exists.
 	Put(ctx context.Context, key string, write func(io.Writer) error) error
 	// Open reads an object; the error wraps fs.ErrNotExist when there is none.
 	Open(ctx context.Context, key string) (Object, error)
@@ -28,9 +30,11 @@ type Store interface {
 	Delete(ctx context.Context, key string) error
 }
 
-// Object is an open object.
+// Object is an open object. Its methods may be called concurrently, Close last.
 type Object interface {
-	io.ReaderAt
+	// ReadAt fills b with what stands from byte off on, or fails: io.ErrUnexpectedEOF if the object ends before. It asks
+	// the store for those bytes and no others.
+	ReadAt(ctx context.Context, b []byte, off int64) error
 	io.Closer
 	Bytes() int64
 }
@@ -52,6 +56,9 @@ func (d Dir) Put(ctx context.Context, key string, write func(io.Writer) error) (
 	path, err := d.path(key)
 	if err != nil {
 		return err
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return nil
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -112,6 +119,17 @@ type file struct {
 }
 
 func (f file) Bytes() int64 { return f.bytes }
+
+func (f file) ReadAt(ctx context.Context, b []byte, off int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	_, err := f.File.ReadAt(b, off)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
 
 // Open opens the object's file.
 func (d Dir) Open(_ context.Context, key string) (Object, error) {
@@ -184,8 +202,8 @@ func (d Dir) Delete(_ context.Context, key string) error {
 	return nil
 }
 
-// RemoveTemporary deletes what writers that died have left: temporary files that nobody has written to since before.
-func (d Dir) RemoveTemporary(before time.Time) error {
+// removeTemporary deletes what writers that died have left: temporary files that nobody has written to since before.
+func (d Dir) removeTemporary(_ context.Context, before time.Time) error {
 	var old []string
 	err := d.walk(func(key string, info fs.FileInfo) {
 		if strings.HasPrefix(filepath.Base(key), temporaryPrefix) && info.ModTime().Before(before) {
@@ -201,8 +219,15 @@ func (d Dir) RemoveTemporary(before time.Time) error {
 }
 
 func (d Dir) path(key string) (string, error) {
-	if !filepath.IsLocal(filepath.FromSlash(key)) {
-		return "", fmt.Errorf("object key %q: want a relative path below the store", key)
+	if err := checkKey(key); err != nil {
+		return "", err
 	}
 	return filepath.Join(string(d), filepath.FromSlash(key)), nil
+}
+
+func checkKey(key string) error {
+	if !fs.ValidPath(key) || key == "." {
+		return fmt.Errorf("object key %q: want a relative path below the store", key)
+	}
+	return nil
 }

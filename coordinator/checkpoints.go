@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/zerofleet/zerofleet/checkpoint"
 )
@@ -26,7 +27,11 @@ func Checkpoints(ctx context.Context, path string, verify bool) ([]Checkpoint, e
 	if err != nil {
 		return nil, badInput{err}
 	}
-	list, err := f.entries(ctx)
+	s, err := f.open(ctx)
+	if err != nil {
+		return nil, badInput{err}
+	}
+	list, err := f.entries(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +45,7 @@ func Checkpoints(ctx context.Context, path string, verify bool) ([]Checkpoint, e
 				c.Bytes += p.Bytes
 			}
 			if verify {
-				fault = errors.Join(checkpoint.Verify(ctx, checkpoint.Dir(f.store), m)...)
+				fault = errors.Join(checkpoint.Verify(ctx, s, m)...)
 			}
 		}
 		if fault != nil {
@@ -49,6 +54,53 @@ func Checkpoints(ctx context.Context, path string, verify bool) ([]Checkpoint, e
 		out = append(out, c)
 	}
 	return out, ctx.Err()
+}
+
+// RemoveCheckpoints removes everything of the given steps from the store of a run, or from the store that path is: either
+// all of them are there, or nothing is removed. The newest committed checkpoint stays while a coordinator runs the run.
+func RemoveCheckpoints(ctx context.Context, path string, steps []int64) error {
+	f, err := find(path)
+	if err != nil {
+		return badInput{err}
+	}
+	if f.prefix != "" {
+		return bad("%s: want a run or a checkpoint store, and the steps to remove", path)
+	}
+	s, err := f.open(ctx)
+	if err != nil {
+		return badInput{err}
+	}
+	list, err := f.entries(ctx, s)
+	if err != nil {
+		return err
+	}
+	steps = slices.Compact(slices.Sorted(slices.Values(steps)))
+	there, newest := map[int64]bool{}, int64(-1)
+	for _, e := range list {
+		there[e.Step] = true
+		if e.Committed {
+			newest = e.Step
+		}
+	}
+	for _, step := range steps {
+		if !there[step] {
+			return bad("%s: no checkpoint of step %d", path, step)
+		}
+		if step != newest || f.run == "" {
+			continue
+		}
+		folder, err := openRunFolder(f.run)
+		if err != nil {
+			return fmt.Errorf("step %d is the newest committed checkpoint: %w", step, err)
+		}
+		defer folder.close()
+	}
+	for _, step := range steps {
+		if err := checkpoint.Remove(ctx, s, step); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Hash is the hash that two runs of one job must share, of the newest committed checkpoint that path names, and its step.
@@ -60,7 +112,10 @@ func Hash(ctx context.Context, path string) (hash string, step int64, err error)
 	if err != nil {
 		return "", 0, badInput{err}
 	}
-	r := f.reader()
+	r, err := f.reader(ctx)
+	if err != nil {
+		return "", 0, err
+	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	if hash, err = checkpoint.Hash(ctx, r); err != nil {
 		return "", 0, fmt.Errorf("hash the checkpoint of step %d: %w", f.manifest.Step, err)

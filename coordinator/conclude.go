@@ -54,23 +54,21 @@ func (r *run) kept(ctx context.Context, v store.View) uint64 {
 const unwrittenAge = time.Hour
 
 // collect removes what workers that died have half-written into the checkpoint store. No worker of this run lives.
-func (r *run) collect(store string) {
-	before := time.Now()
-	store, err := filepath.Abs(store)
-	if own, e := filepath.Rel(r.folder.dir, store); e != nil || !filepath.IsLocal(own) {
-		before = before.Add(-unwrittenAge)
+func (r *run) collect(ctx context.Context) {
+	age := unwrittenAge
+	if store, err := filepath.Abs(storeDir(r.job)); err == nil {
+		if own, err := filepath.Rel(r.folder.dir, store); err == nil && filepath.IsLocal(own) {
+			age = 0
+		}
 	}
-	if err == nil {
-		err = checkpoint.Dir(store).RemoveTemporary(before)
-	}
-	if err != nil {
+	if err := checkpoint.Sweep(ctx, r.checkpoints, r.job.Checkpoint.Keep, age, time.Now()); err != nil {
 		r.log.Warn("remove half-written parts", "error", err)
 	}
 }
 
 // conclude says how the run ended, and gives the exit status for it.
 func (r *run) conclude(ctx context.Context, end *ending, rec *record) (exit int, err error) {
-	r.collect(string(r.checkpoints))
+	r.collect(context.WithoutCancel(ctx))
 	v, err := r.leader.View(context.WithoutCancel(ctx))
 	if err != nil {
 		return 0, err

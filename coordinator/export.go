@@ -49,7 +49,10 @@ func (f *found) export(ctx context.Context, out, dtype string) (err error) {
 	if dtype == "" {
 		dtype = "f32"
 	}
-	r := f.reader()
+	r, err := f.reader(ctx)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	if err := weights.Save(ctx, out, config, dtype, r.ReadTensor, extra); err != nil {
 		return fmt.Errorf("export the checkpoint of step %d: %w", f.manifest.Step, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -17,15 +18,19 @@ import (
 type found struct {
 	run    string        // the run folder, absolute; "" when the checkpoints lie elsewhere
 	job    *job.Resolved // the job that wrote them; nil when it is not known
-	store  string        // absolute
+	store  string        // a folder, absolute, or the URL of an object store
 	prefix string        // of the manifests' keys that are meant; "": all of the store
 
 	manifest *checkpoint.Manifest // the one that was chosen; nil: none yet, or the run has none
 	damaged  []error              // newer ones that cannot be used
 }
 
-// find finds what path names: a run folder, a checkpoint store, one step's folder in it, or one manifest.
+// find finds what path names: a run folder, a checkpoint store, one step's folder in it, or one manifest. In an object
+// store there is no run to know.
 func find(path string) (*found, error) {
+	if isURL(path) {
+		return findURL(path), nil
+	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("find checkpoint: %w", err)
@@ -39,7 +44,10 @@ func find(path string) (*found, error) {
 		if f.job, err = job.ReadResolved(filepath.Join(abs, "job.resolved.yaml")); err != nil {
 			return nil, err
 		}
-		if f.store, err = filepath.Abs(storeDir(&f.job.Job)); err != nil {
+		if f.store = storeDir(&f.job.Job); isURL(f.store) {
+			return f, nil
+		}
+		if f.store, err = filepath.Abs(f.store); err != nil {
 			return nil, fmt.Errorf("find checkpoint store: %w", err)
 		}
 		// A run folder that was moved takes its own store with it.
@@ -69,9 +77,31 @@ func find(path string) (*found, error) {
 	return f, nil
 }
 
+func isURL(path string) bool { return strings.Contains(path, "://") }
+
+func findURL(where string) *found {
+	place, query, _ := strings.Cut(where, "?")
+	place = strings.TrimSuffix(place, "/")
+	f := &found{}
+	if head, last := path.Split(place); strings.HasPrefix(last, "step-") {
+		place, f.prefix = strings.TrimSuffix(head, "/"), last+"/"
+	} else if store, step := path.Split(strings.TrimSuffix(head, "/")); strings.HasPrefix(step, "step-") {
+		place, f.prefix = strings.TrimSuffix(store, "/"), step+"/"+last
+	}
+	if f.store = place; query != "" {
+		f.store += "?" + query
+	}
+	return f
+}
+
+// open opens the store.
+func (f *found) open(ctx context.Context) (checkpoint.Store, error) {
+	return checkpoint.OpenStore(ctx, f.store)
+}
+
 // entries lists the checkpoints that are meant, oldest first.
-func (f *found) entries(ctx context.Context) ([]checkpoint.Entry, error) {
-	list, err := checkpoint.List(ctx, checkpoint.Dir(f.store))
+func (f *found) entries(ctx context.Context, s checkpoint.Store) ([]checkpoint.Entry, error) {
+	list, err := checkpoint.List(ctx, s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -91,7 +121,11 @@ func (f *found) entries(ctx context.Context) ([]checkpoint.Entry, error) {
 // is an older checkpoint to fall back on. One that workers wrote when no coordinator was there counts too: nobody can have
 // gone on from an older one without committing something newer. A run without any is no error: manifest stays nil.
 func (f *found) newestWhole(ctx context.Context) error {
-	list, err := f.entries(ctx)
+	s, err := f.open(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := f.entries(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -99,10 +133,15 @@ func (f *found) newestWhole(ctx context.Context) error {
 		e := list[i]
 		faults := []error{e.Err}
 		if e.Err == nil {
-			faults = checkpoint.Verify(ctx, checkpoint.Dir(f.store), e.Manifest)
+			faults = checkpoint.Verify(ctx, s, e.Manifest)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		for _, fault := range faults {
+			if fault != nil && !errors.Is(fault, checkpoint.ErrCorrupt) && !errors.Is(fault, checkpoint.ErrVersion) {
+				return fault // the store's, not the checkpoint's
+			}
 		}
 		if err := errors.Join(faults...); err != nil {
 			f.damaged = append(f.damaged, err)
@@ -120,7 +159,11 @@ func (f *found) newestWhole(ctx context.Context) error {
 // newestCommitted chooses the newest committed checkpoint, whose parts are checked when they are read: for commands that
 // must not take another one in silence.
 func (f *found) newestCommitted(ctx context.Context) error {
-	list, err := f.entries(ctx)
+	s, err := f.open(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := f.entries(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -134,8 +177,12 @@ func (f *found) newestCommitted(ctx context.Context) error {
 }
 
 // reader opens the chosen checkpoint.
-func (f *found) reader() *checkpoint.Reader {
-	return checkpoint.Open(checkpoint.Dir(f.store), f.manifest)
+func (f *found) reader(ctx context.Context) (*checkpoint.Reader, error) {
+	s, err := f.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.Open(s, f.manifest), nil
 }
 
 func fileExists(path string) bool {

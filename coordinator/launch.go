@@ -151,7 +151,8 @@ type run struct {
 	leader *store.Leader
 	view   store.View
 
-	checkpoints checkpoint.Dir // set by serve
+	job         *job.Job // set by serve, like checkpoints
+	checkpoints checkpoint.Store
 }
 
 // open starts the etcd of a locked run folder and takes the lead of its job. The result is to be closed even on error.
@@ -250,7 +251,11 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 		return 0, errors.Join(err, l.Close())
 	}
 	defer func() { err = errors.Join(err, rec.close()) }()
-	r.checkpoints = checkpoint.Dir(storeDir(j))
+	r.job = j
+	r.checkpoints, err = checkpoint.OpenStore(ctx, storeDir(j))
+	if err != nil {
+		return 0, errors.Join(bad("checkpoint.store: %w", err), l.Close())
+	}
 	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: r.checkpoints, folder: r.folder, log: r.log}
 	stop, err := r.admit(ctx, s, l)
 	if err != nil {

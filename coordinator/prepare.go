@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/data"
 	"github.com/zerofleet/zerofleet/job"
 	"github.com/zerofleet/zerofleet/membership"
@@ -80,6 +81,9 @@ func (p *prepared) open(ctx context.Context, j *job.Job) error {
 	train, eval, err := inputs.OpenData(ctx, j, m.Tokenizer)
 	if err != nil {
 		return faultOf(ctx, j, "data", err)
+	}
+	if _, err := checkpoint.OpenStore(ctx, storeDir(j)); err != nil {
+		return faultOf(ctx, j, "checkpoint.store", err)
 	}
 	for _, d := range []*data.Dataset{train, eval} {
 		if d == nil {

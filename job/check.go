@@ -59,7 +59,10 @@ func (c *checker) names() {
 	if j.Model.Tokenizer != "" {
 		c.place("model.tokenizer", j.Model.Tokenizer)
 	}
-	c.place("checkpoint.store", j.Checkpoint.Store)
+	c.place("checkpoint.store", j.Checkpoint.Store, "s3://", "gs://", "azblob://")
+	if scheme, rest, found := strings.Cut(j.Checkpoint.Store, "://"); found && (rest == "" || strings.ContainsRune("/?", rune(rest[0]))) {
+		c.bad("checkpoint.store", "%.80s: want %s://BUCKET/PREFIX", j.Checkpoint.Store, scheme)
+	}
 	c.place("output.dir", j.Output.Dir)
 	if c.ok("output.formats") && len(j.Output.Formats) == 0 {
 		c.bad("output.formats", "an empty list: want [safetensors]")

@@ -142,7 +142,7 @@ type Recovery struct {
 
 // Checkpoint is what is kept to resume from.
 type Checkpoint struct {
-	Store      string `yaml:"store" derived:"<output.dir>/checkpoints" doc:"a local folder"`
+	Store      string `yaml:"store" derived:"<output.dir>/checkpoints" doc:"a local folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or azblob://CONTAINER/PREFIX"`
 	EverySteps int    `yaml:"every_steps" default:"200" range:"[0,1000000000]" doc:"0: only at the end"`
 	Keep       int    `yaml:"keep" default:"3" range:"[1,1000000]" doc:"how many of the newest stay"`
 	OnExit     bool   `yaml:"on_exit" default:"true" doc:"checkpoint when interrupted or orphaned"`

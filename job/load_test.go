@@ -64,6 +64,7 @@ func TestDefaultsThatDependOnOtherFields(t *testing.T) {
 		{[]string{"name=n"}, func(j *Job) any { return j.Checkpoint.Store }, "runs/n/checkpoints"},
 		{[]string{"output.dir=o"}, func(j *Job) any { return j.Checkpoint.Store }, "o/checkpoints"},
 		{[]string{"output.dir=o", "checkpoint.store=s"}, func(j *Job) any { return j.Checkpoint.Store }, "s"},
+		{[]string{"checkpoint.store=s3://b/p?region=r"}, func(j *Job) any { return j.Checkpoint.Store }, "s3://b/p?region=r"},
 		{[]string{"sharding.stage=auto"}, func(j *Job) any { return j.Sharding.Stage }, StageAuto},
 		{[]string{"train.gradient_checkpointing=true"}, func(j *Job) any { return j.Train.GradientCheckpointing }, On},
 		{[]string{"train.steps=null", "train.epochs=2"}, func(j *Job) any { return j.Train.Epochs }, 2},
@@ -128,19 +129,21 @@ job.yaml:9:9: output: 7: want a section of fields`},
 			want: `--set collective.receive_budget_bytes=256MiBs: collective.receive_budget_bytes: 256MiBs: want bytes, such as 1048576, 64KiB or 1.5GiB, 1MiB to 1TiB`},
 		{name: "null where there is a default", text: minimal, sets: []string{"seed=null"},
 			want: `--set seed=null: seed: null: want a whole number at least 0 and at most 9007199254740991`},
-		{name: "absent parts", text: minimal + "method:\n  type: lora\n  lora: {rank: 4}\noffload:\n  optimizer: none\nworkers: {restart: false, spot: {provider: auto}}\ntrain2: 1\n",
+		{name: "absent parts", text: minimal + "method:\n  type: lora\n  lora: {rank: 4}\noffload:\n  optimizer: none\nworkers: {spot: {provider: auto}}\ntrain2: 1\n",
 			want: `job.yaml:6:9: method.type: lora: not available in this version: want full
 job.yaml:7:3: method.lora: not available in this version
 job.yaml:8:1: offload: not available in this version
-job.yaml:10:27: workers.spot: not available in this version
+job.yaml:10:11: workers.spot: not available in this version
 job.yaml:11:1: train2: unknown field (did you mean "train"?)`},
-		{name: "absent values", text: minimal, sets: []string{"train.leaf=2", "output.formats=[safetensors, gguf]", "sharding.wire.gradients=int8", "checkpoint.store=s3://b", "data.train[0].path=x.parquet", "model.base=ftp://x"},
+		{name: "absent values", text: minimal, sets: []string{"train.leaf=2", "output.formats=[safetensors, gguf]", "sharding.wire.gradients=int8", "checkpoint.store=hf://b", "data.train[0].path=x.parquet", "model.base=ftp://x"},
 			want: `--set train.leaf=2: train.leaf: 2: not available in this version: want 1
 --set output.formats=[safetensors, gguf]: output.formats[1]: gguf: not available in this version: want safetensors
 --set sharding.wire.gradients=int8: sharding.wire.gradients: int8: not available in this version: want f32 or bf16
---set checkpoint.store=s3://b: checkpoint.store: s3://b: s3:// is not available in this version: want a local path
+--set checkpoint.store=hf://b: checkpoint.store: hf://b: hf:// is not available in this version: want a local path, s3://, gs:// or azblob://
 --set data.train[0].path=x.parquet: data.train[0].path: x.parquet: .parquet is not available in this version: want .jsonl or .txt
 --set model.base=ftp://x: model.base: ftp://x: want a local path, hf:// or preset://`},
+		{name: "a store without a bucket", text: minimal, sets: []string{"checkpoint.store=s3:///prefix"},
+			want: `--set checkpoint.store=s3:///prefix: checkpoint.store: s3:///prefix: want s3://BUCKET/PREFIX`},
 		{name: "epochs and steps", text: minimal, sets: []string{"train.epochs=1"},
 			want: `job.yaml:4:9: train.steps: 3 given together with train.epochs: want one of them`},
 		{name: "batch sizes", text: minimal, sets: []string{"train.global_batch_size=7"},

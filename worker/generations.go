@@ -105,6 +105,10 @@ func (i *incarnation) load(ctx context.Context) (err error) {
 		return err
 	})
 	load.Go(func() (err error) {
+		i.store, err = checkpoint.OpenStore(loadCtx, i.job.Checkpoint.Store)
+		return err
+	})
+	load.Go(func() (err error) {
 		i.backend, err = cpu.Open(cpu.Options{Threads: i.job.Workers.Threads})
 		return err
 	})
@@ -302,15 +306,18 @@ func (i *incarnation) fill(ctx context.Context, t *train.Trainer, g membership.G
 	if err != nil {
 		return 0, 0, err
 	}
-	reader := checkpoint.Open(checkpoint.Dir(g.Restore.Store), m)
+	store, err := checkpoint.OpenStore(ctx, g.Restore.Store)
+	if err != nil {
+		return 0, 0, err
+	}
+	reader := checkpoint.Open(store, m)
 	defer reader.Close()
-	for _, p := range m.Parts {
-		restored += p.Bytes / int64(t.World())
-	}
 	if g.Restore.WeightsOnly {
-		return 0, restored, t.Init(ctx, reader.ReadTensor)
+		err = t.Init(ctx, reader.ReadTensor)
+	} else {
+		err = t.Restore(ctx, reader)
 	}
-	return 0, restored, t.Restore(ctx, reader)
+	return 0, reader.BytesRead(), err
 }
 
 // run trains in a settled generation.
@@ -323,7 +330,7 @@ func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collectiv
 	i.leaves.generation = g.Number
 	return t.Run(ctx, train.Run{
 		Data: i.train, Eval: i.eval, EvalEvery: int64(i.job.Eval.EverySteps), EvaluateBeforeFirst: t.Step() == 0 && g.Handover == nil,
-		Store: i.store(), CheckpointEvery: int64(i.job.Checkpoint.EverySteps), CheckpointOnStop: i.job.Checkpoint.OnExit,
+		Store: i.store, CheckpointEvery: int64(i.job.Checkpoint.EverySteps), CheckpointOnStop: i.job.Checkpoint.OnExit,
 		StopAt: i.stopAt, Manifest: i.manifest, Handled: g.Handled,
 		Instruction: r.instruction, StopReason: r.stopReason, Commit: i.commit,
 		Computed:  i.leaves.computed,

@@ -35,6 +35,10 @@ const (
 	orphanTimeout = time.Second
 )
 
+// leftoverAge is how old what nobody has finished in the checkpoint store is when it is removed: longer than the slowest
+// rank needs for its part.
+const leftoverAge = time.Hour
+
 // Run lives one worker's life in a job: until the job's end, an instruction to stop, an error, or ctx's end. A worker
 // that was fenced, because it stood still for longer than its lease, comes back as a new incarnation, without state.
 func Run(ctx context.Context, o Options) error {
@@ -100,6 +104,7 @@ type worker struct {
 	client   *membership.Client
 	session  *membership.Session
 	endpoint *grpc.Endpoint
+	store    checkpoint.Store // opened by load
 }
 
 // fingerprint holds this worker's kernels to the job's: under sharding.exact: required another machine's bits are refused.
@@ -126,11 +131,6 @@ func (w *worker) fingerprint(ctx context.Context, g membership.Generation, rank 
 	return own, nil
 }
 
-func (w *worker) store() checkpoint.Store {
-	dir := w.job.Checkpoint.Store
-	return checkpoint.Dir(dir)
-}
-
 // commit asks the coordinator to make a checkpoint exist. Without one for workers.orphan_seconds the manifest is left
 // uncommitted in the store: the next coordinator adopts it.
 func (w *worker) commit(ctx context.Context, m *checkpoint.Manifest, encoded []byte) error {
@@ -155,11 +155,11 @@ func (w *worker) commit(ctx context.Context, m *checkpoint.Manifest, encoded []b
 	<-watched
 	switch {
 	case err == nil && committed:
-		return checkpoint.Prune(ctx, w.store(), w.job.Checkpoint.Keep)
+		return checkpoint.Sweep(ctx, w.store, w.job.Checkpoint.Keep, leftoverAge, time.Now())
 	case err == nil:
 		return fmt.Errorf("checkpoint of step %d: not committed: %s", m.Step, why)
 	case ctx.Err() == nil && w.orphaned():
-		_, err = checkpoint.PutUncommitted(ctx, w.store(), encoded)
+		_, err = checkpoint.PutUncommitted(ctx, w.store, encoded)
 	}
 	return err
 }

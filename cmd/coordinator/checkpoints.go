@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -11,9 +12,25 @@ import (
 )
 
 func checkpointsCommand() *cobra.Command {
-	return group("checkpoints", "list and verify checkpoints",
+	return group("checkpoints", "list, verify and remove checkpoints",
 		checkpointsList("list", "list a run's checkpoints, oldest first", false),
-		checkpointsList("verify", "read every part of a run's checkpoints and check it", true))
+		checkpointsList("verify", "read every part of a run's checkpoints and check it", true),
+		checkpointsRemove())
+}
+
+func checkpointsRemove() *cobra.Command {
+	return &cobra.Command{Use: "rm RUN|STORE STEP...", Short: "remove a run's checkpoints of these steps", Args: args(cobra.MinimumNArgs(2)),
+		RunE: func(c *cobra.Command, given []string) error {
+			var steps []int64
+			for _, text := range given[1:] {
+				step, err := strconv.ParseInt(text, 10, 64)
+				if err != nil || step < 0 {
+					return usage{fmt.Errorf("%q: want a step, as coordinator checkpoints list shows them", text)}
+				}
+				steps = append(steps, step)
+			}
+			return coordinator.RemoveCheckpoints(c.Context(), given[0], steps)
+		}}
 }
 
 func checkpointsList(use, short string, verify bool) *cobra.Command {
