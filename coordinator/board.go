@@ -46,7 +46,7 @@ func (s *server) status(v store.View) *Status {
 	step, evaluation := s.record.progress()
 	out := &Status{
 		Job: v.Run.Job, RunDir: v.Run.Dir, State: stateOfRun(v), Generation: v.Generation.Number,
-		CheckpointStep: checkpointStep(v), Newest: step, Evaluation: evaluation, CoordinatorPid: int64(os.Getpid()),
+		Losses: s.record.lost().proto(), CheckpointStep: checkpointStep(v), Newest: step, Evaluation: evaluation, CoordinatorPid: int64(os.Getpid()),
 	}
 	if v.Outcome != nil {
 		out.Message = v.Outcome.Message

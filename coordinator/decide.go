@@ -97,6 +97,7 @@ func (s situation) view(gone map[string]fault) membership.View {
 	if s.Manifest.Step > 0 {
 		v.Restore = &membership.Restore{Store: s.Run.Store, Manifest: s.Manifest.Bytes, Step: s.Manifest.Step}
 	}
+	v.Draining = s.Drains
 	for id, f := range gone {
 		v.Gone[id] = f.words
 	}
@@ -163,7 +164,7 @@ func (s situation) absent() []string {
 		life, registered := s.Registrations[id]
 		_, finished := s.finished(id, life.Incarnation)
 		switch {
-		case !launched && !registered && !s.Started():
+		case !launched && !registered: // at the start, and when the job may use more
 			ids = append(ids, id)
 		case launched && p.Exited && !finished && s.Run.Restart && p.EarlyEnds < maxEarlyEnds:
 			ids = append(ids, id)
@@ -205,10 +206,22 @@ func (s situation) running() decision {
 		return decision{atOnce: true, outcome: &store.Outcome{
 			State: store.StateInterrupted, Step: checkpointStep(s.View), Message: "interrupted twice: stopped at once", Time: s.now,
 		}}
+	case s.allDrain() && s.Instruction.Kind != membership.Stop:
+		return decision{stop: "the machines of all workers go"}
 	case s.interrupts == 1 && s.Instruction.Kind != membership.Stop:
 		return decision{stop: "interrupted by its user"}
 	}
 	return decision{again: s.nextMissing()}
+}
+
+// allDrain says whether every member's machine goes: then there is nobody to hand over to.
+func (s situation) allDrain() bool {
+	for _, m := range s.Generation.Members {
+		if d, ok := s.Drains[m.ID]; !ok || d.Incarnation != m.Incarnation {
+			return false
+		}
+	}
+	return true
 }
 
 // failure is what ended the run, if anything did: a worker that says that it has failed. One that dies without a word is

@@ -256,7 +256,7 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 	if err != nil {
 		return 0, errors.Join(bad("checkpoint.store: %w", err), l.Close())
 	}
-	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: r.checkpoints, folder: r.folder, log: r.log}
+	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: r.checkpoints, folder: r.folder, log: r.log, asks: make(chan ask)}
 	stop, err := r.admit(ctx, s, l)
 	if err != nil {
 		return 0, err

@@ -123,14 +123,14 @@ func (l *launcher) forget(id string) {
 	delete(l.processes, id)
 }
 
-// signal sends s to every running worker and what it has started.
-func (l *launcher) signal(s syscall.Signal) error {
+// signal sends s to running workers and what they have started.
+func (l *launcher) signal(s syscall.Signal, to func(id string) bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var errs []error
 	for _, p := range l.processes {
 		running, err := runs(p.PID, p.Start)
-		if err == nil && running {
+		if err == nil && running && to(p.ID) {
 			err = syscall.Kill(-p.PID, s)
 		}
 		if err != nil && !errors.Is(err, syscall.ESRCH) {

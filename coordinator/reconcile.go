@@ -66,6 +66,7 @@ type ending struct {
 type timedSignal struct {
 	at     time.Time
 	signal syscall.Signal
+	idle   bool // only to those that have not finished
 }
 
 // run works until the run has an outcome and no worker process is left. ctx's end is like the user's second Ctrl-C: the
@@ -112,6 +113,8 @@ func (r *reconciler) run(ctx context.Context, interrupts <-chan os.Signal) (*end
 			r.exits = append(r.exits, e)
 		case <-interrupts:
 			r.interrupt()
+		case a := <-r.server.asks:
+			a.done <- r.carry(ctx, a)
 		case <-cancelled:
 			cancelled, r.interrupts = nil, 2
 		case <-r.leader.Lost(): // the next write finds out
@@ -308,6 +311,10 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 	}
 	r.log.Info("worker process ended", "worker", e.id, "pid", p.PID, "status", p.Status)
 	if f, ok := v.Finished[e.id]; r.ending == nil && (!ok || f.Incarnation != w.Incarnation) {
+		if d, ok := v.Drains[e.id]; ok && d.Incarnation == w.Incarnation && w.Removed {
+			r.record.event("worker_drained", fmt.Sprintf("worker %s (process %d) has left", e.id, p.PID), d.Why, map[string]string{"worker": e.id})
+			return r.leader.PutProcess(ctx, p)
+		}
 		r.loses()
 		r.record.event("worker_died", fmt.Sprintf("worker %s (process %d) died: %s", e.id, p.PID, p.Status), "", map[string]string{"worker": e.id})
 	}
@@ -318,6 +325,31 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 		return r.leader.Remove(ctx, w)
 	}
 	return nil
+}
+
+// carry does what a person has asked for.
+func (r *reconciler) carry(ctx context.Context, a ask) error {
+	switch {
+	case r.ending != nil:
+		return errors.New("the run is ending")
+	case a.max > 0:
+		v, err := r.leader.View(ctx)
+		if err != nil {
+			return err
+		}
+		if a.max < v.Run.Min {
+			return fmt.Errorf("%d workers: the job needs workers.min, %d", a.max, v.Run.Min)
+		}
+		run := v.Run
+		run.Max = a.max
+		r.record.event("resized", fmt.Sprintf("the job may use %d workers", a.max), fmt.Sprintf("asked for; it was %d", v.Run.Max), nil)
+		return r.leader.PutRun(ctx, run)
+	case a.kind == membership.Stop:
+		r.record.event("stopping", "workers checkpoint after the running step and stop", "asked for", nil)
+	default:
+		r.record.event("asked", fmt.Sprintf("asked for: %s", a.kind), "", nil)
+	}
+	return r.leader.PutInstruction(ctx, a.kind, "asked for")
 }
 
 func (r *reconciler) interrupt() {
@@ -332,11 +364,11 @@ func (r *reconciler) ends(d decision, now time.Time) *ending {
 	e := &ending{outcome: *d.outcome}
 	switch {
 	case d.atOnce:
-		e.signals = []timedSignal{{now, syscall.SIGKILL}}
+		e.signals = []timedSignal{{at: now, signal: syscall.SIGKILL}}
 	case e.outcome.State == store.StateFailed:
-		e.signals = []timedSignal{{now, syscall.SIGTERM}, {now.Add(termGrace), syscall.SIGKILL}}
-	default:
-		e.signals = []timedSignal{{now.Add(finishGrace), syscall.SIGKILL}}
+		e.signals = []timedSignal{{at: now, signal: syscall.SIGTERM}, {at: now.Add(termGrace), signal: syscall.SIGKILL}}
+	default: // who had no part in the end has nothing to finish
+		e.signals = []timedSignal{{at: now, signal: syscall.SIGTERM, idle: true}, {at: now.Add(finishGrace), signal: syscall.SIGKILL}}
 	}
 	if d.culprit != "" {
 		path := r.folder.workerLog(d.culprit)
@@ -377,14 +409,20 @@ func (r *reconciler) end(ctx context.Context, v store.View, now time.Time) (agai
 		return time.Time{}, errEnded
 	}
 	for len(r.ending.signals) > 0 && !now.Before(r.ending.signals[0].at) {
-		if err := r.launch.signal(r.ending.signals[0].signal); err != nil {
+		unfinished := func(id string) bool { _, ok := v.Finished[id]; return !ok }
+		everybody := func(string) bool { return true }
+		to := everybody
+		if r.ending.signals[0].idle {
+			to = unfinished
+		}
+		if err := r.launch.signal(r.ending.signals[0].signal, to); err != nil {
 			r.log.Warn("signal workers", "error", err)
 		}
 		r.ending.signals = r.ending.signals[1:]
 	}
 	if r.interrupts > 1 { // no grace for whoever asks twice
 		r.interrupts = 0
-		r.ending.signals = []timedSignal{{now, syscall.SIGKILL}}
+		r.ending.signals = []timedSignal{{at: now, signal: syscall.SIGKILL}}
 		return now, nil
 	}
 	if len(r.ending.signals) > 0 {

@@ -36,6 +36,7 @@ type record struct {
 	gapSince   time.Time            // zero: no line is held back
 	newest     *membership.StepLine // told by a worker of this run
 	evaluation *membership.EvaluationLine
+	losses     losses
 	loaded     *stepJSON // the last line that was in metrics.jsonl already
 }
 
@@ -107,6 +108,7 @@ func openRecord(f *runFolder, start uint64, feed *feed, log *slog.Logger) (*reco
 		if e.Worker != "" {
 			r.kept[life{e.Worker, e.Incarnation}] = e.Sequence
 		}
+		r.losses.see(e)
 		if e.Evaluation != nil {
 			r.lastEval = max(r.lastEval, e.Evaluation.Step+1)
 		}
@@ -260,6 +262,7 @@ func (r *record) write(e eventJSON) error {
 	if err := r.events.add(b); err != nil {
 		return fmt.Errorf("write event %s: %w", e.Type, err)
 	}
+	r.losses.see(e)
 	if e.Worker != "" {
 		r.kept[life{e.Worker, e.Incarnation}] = e.Sequence
 	}
@@ -269,6 +272,13 @@ func (r *record) write(e eventJSON) error {
 		})
 	}
 	return nil
+}
+
+// lost sums up what happened to the workers.
+func (r *record) lost() losses {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.losses
 }
 
 // progress is the newest step and evaluation that are known, nil where there are none.

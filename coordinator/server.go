@@ -41,6 +41,15 @@ type server struct {
 	checkpoints checkpoint.Store
 	folder      *runFolder
 	log         *slog.Logger
+	// asks are what people want of the run; the reconciler takes them.
+	asks chan ask
+}
+
+// ask is one thing that a person wants: an instruction, or another number of workers.
+type ask struct {
+	kind membership.InstructionKind
+	max  int // 0: an instruction
+	done chan error
 }
 
 // serve answers on l until the returned function is called, which ends every call under way and waits for it.
@@ -200,6 +209,20 @@ func (s *server) Promise(ctx context.Context, r *zerofleetv1.PromiseRequest) (*z
 	return &zerofleetv1.PromiseResponse{}, s.store.PutPromise(ctx, w.ID, p)
 }
 
+func (s *server) Drain(ctx context.Context, r *zerofleetv1.DrainRequest) (*zerofleetv1.DrainResponse, error) {
+	w, err := s.caller(ctx, r.GetWorker())
+	if err != nil {
+		return nil, err
+	}
+	d := membership.Drain{Incarnation: w.Incarnation, Deadline: time.Unix(0, r.GetDeadlineUnixNanos()), Why: r.GetWhy()}
+	if err := s.store.PutDrain(ctx, w.ID, d); err != nil {
+		return nil, err
+	}
+	s.record.event("draining", fmt.Sprintf("worker %s drains: its machine goes at %s", w.ID, d.Deadline.Format(time.RFC3339)), d.Why,
+		map[string]string{"worker": w.ID, "deadline": d.Deadline.Format(time.RFC3339Nano)})
+	return &zerofleetv1.DrainResponse{}, nil
+}
+
 func (s *server) Settle(ctx context.Context, r *zerofleetv1.SettleRequest) (*zerofleetv1.SettleResponse, error) {
 	w, err := s.caller(ctx, r.GetWorker())
 	if err != nil {
@@ -307,6 +330,27 @@ func (s *server) Finished(ctx context.Context, r *zerofleetv1.FinishedRequest) (
 		Incarnation: w.Incarnation, Outcome: r.GetOutcome(), Step: r.GetStep(), Message: r.GetMessage(), Time: time.Now(),
 	})
 	return &zerofleetv1.FinishedResponse{}, err
+}
+
+func (s *server) Ask(ctx context.Context, r *zerofleetv1.AskRequest) (*zerofleetv1.AskResponse, error) {
+	a := ask{kind: membership.InstructionKind(r.GetKind()), max: int(r.GetMax()), done: make(chan error, 1)}
+	if a.max == 0 && a.kind != membership.Checkpoint && a.kind != membership.Stop {
+		return nil, status.Errorf(codes.InvalidArgument, "instruction %s: want checkpoint or stop", a.kind)
+	}
+	select {
+	case s.asks <- a:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case err := <-a.done:
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		return &zerofleetv1.AskResponse{}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (s *server) Status(ctx context.Context, _ *zerofleetv1.StatusRequest) (*zerofleetv1.StatusResponse, error) {

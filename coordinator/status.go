@@ -12,6 +12,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/zerofleet/zerofleet/membership"
 	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
@@ -48,26 +51,71 @@ func ReadStatus(ctx context.Context, dir string) (*Status, error) {
 }
 
 func askStatus(ctx context.Context, dir string) (s *Status, err error) {
+	err = operate(ctx, dir, func(ctx context.Context, c zerofleetv1.OperatorClient) (err error) {
+		s, err = c.Status(ctx, &zerofleetv1.StatusRequest{})
+		return err
+	})
+	return s, err
+}
+
+// operate calls the living coordinator of a run.
+func operate(ctx context.Context, dir string, do func(context.Context, zerofleetv1.OperatorClient) error) (err error) {
 	folder := runFolder{dir: dir}
 	at, err := membership.ControlFile(folder.path("control.json"))()
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: its coordinator is starting or ending: try again", dir)
+		return fmt.Errorf("%s: its coordinator is starting or ending: try again", dir)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	conn, err := at.Connect()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	s, err = zerofleetv1.NewOperatorClient(conn).Status(ctx, &zerofleetv1.StatusRequest{})
-	if err != nil {
-		return nil, fmt.Errorf("ask the coordinator of %s: %w", dir, err)
+	if err := do(ctx, zerofleetv1.NewOperatorClient(conn)); err != nil {
+		return fmt.Errorf("ask the coordinator of %s: %w", dir, err)
 	}
-	return s, nil
+	return nil
+}
+
+// AskCheckpoint has a run write a checkpoint after the running step; AskStop has it stop with one; AskResize says how many
+// workers it may use from now on. The run's coordinator must be alive.
+func AskCheckpoint(ctx context.Context, dir string) error {
+	return askRun(ctx, dir, &zerofleetv1.AskRequest{Kind: zerofleetv1.InstructionKind(membership.Checkpoint)})
+}
+
+// AskStop is AskCheckpoint's neighbour.
+func AskStop(ctx context.Context, dir string) error {
+	return askRun(ctx, dir, &zerofleetv1.AskRequest{Kind: zerofleetv1.InstructionKind(membership.Stop)})
+}
+
+// AskResize is AskCheckpoint's neighbour.
+func AskResize(ctx context.Context, dir string, workers int) error {
+	return askRun(ctx, dir, &zerofleetv1.AskRequest{Max: uint32(workers)})
+}
+
+func askRun(ctx context.Context, dir string, r *zerofleetv1.AskRequest) error {
+	state, err := stateOf(dir)
+	if err != nil {
+		return badInput{err}
+	}
+	if state != folderRun {
+		return bad("%s is no run folder", dir)
+	}
+	err = operate(ctx, dir, func(ctx context.Context, c zerofleetv1.OperatorClient) error {
+		_, err := c.Ask(ctx, r)
+		return err
+	})
+	switch status.Code(err) {
+	case codes.InvalidArgument:
+		return bad("%s: %s", dir, status.Convert(err).Message())
+	case codes.Unavailable:
+		return bad("%s: no coordinator runs it", dir)
+	}
+	return err
 }
 
 // status is what an open run folder without a coordinator tells.
@@ -116,7 +164,16 @@ type statusJSON struct {
 	CoordinatorPID int64              `json:"coordinator_pid,omitempty"`
 	Newest         *stepJSON          `json:"newest,omitempty"`
 	Evaluation     *evaluationJSON    `json:"evaluation,omitempty"`
+	Losses         lossesJSON         `json:"losses"`
 	Workers        []workerStatusJSON `json:"workers"`
+}
+
+type lossesJSON struct {
+	Workers       uint32  `json:"workers"`
+	Generations   uint32  `json:"generations"`
+	Seconds       float64 `json:"seconds"`
+	MovedBytes    uint64  `json:"moved_bytes"`
+	RestoredBytes uint64  `json:"restored_bytes"`
 }
 
 type workerStatusJSON struct {
@@ -148,6 +205,9 @@ func WriteStatusJSON(w io.Writer, s *Status) error {
 		Job: s.GetJob(), RunDir: s.GetRunDir(), State: s.GetState(), Message: s.GetMessage(), Generation: s.GetGeneration(),
 		CheckpointStep: s.GetCheckpointStep(), CoordinatorPID: s.GetCoordinatorPid(), Workers: []workerStatusJSON{},
 	}
+	lost := s.GetLosses()
+	out.Losses = lossesJSON{Workers: lost.GetWorkers(), Generations: lost.GetGenerations(), Seconds: lost.GetSeconds(), MovedBytes: lost.GetMovedBytes(),
+		RestoredBytes: lost.GetRestoredBytes()}
 	if l := s.GetNewest(); l != nil {
 		line := stepLine(l)
 		out.Newest, out.Step, out.TotalSteps, out.Loss = &line, line.Step, line.TotalSteps, &line.Loss
@@ -189,6 +249,10 @@ func WriteStatus(w io.Writer, s *Status) error {
 		fmt.Fprintf(t, "checkpoint\tof step %d\n", s.GetCheckpointStep())
 	}
 	fmt.Fprintf(t, "generation\t%d\n", s.GetGeneration())
+	if l := s.GetLosses(); l.GetWorkers() > 0 {
+		fmt.Fprintf(t, "losses\t%d workers; %.1f s until the others had taken over; %.1f MiB moved, %.1f MiB read from checkpoints\n",
+			l.GetWorkers(), l.GetSeconds(), float64(l.GetMovedBytes())/(1<<20), float64(l.GetRestoredBytes())/(1<<20))
+	}
 	if len(s.GetWorkers()) > 0 {
 		fmt.Fprintf(t, "\nworker\trank\tpid\tstate\tstep\tmemory\n")
 	}

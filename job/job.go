@@ -130,7 +130,15 @@ type Workers struct {
 	Threads           int     `yaml:"threads" default:"1" range:"[1,4096]" doc:"CPU threads of a worker"`
 	DeviceMemoryBytes Bytes   `yaml:"device_memory_bytes" range:"[1048576,1125899906842624]" derived:"what the device has" doc:"a worker's budget"`
 	Restart           bool    `yaml:"restart" default:"false" doc:"start a worker again that died"`
+	Spot              Spot    `yaml:"spot" doc:"what tells a worker that its machine goes"`
 	OrphanSeconds     float64 `yaml:"orphan_seconds" default:"60" range:"[0,1e9]" doc:"without a coordinator for longer, a worker checkpoints and exits"`
+}
+
+// Spot is who warns a worker that its machine is taken away. A SIGTERM is always such a warning.
+type Spot struct {
+	Provider     string  `yaml:"provider" default:"none" enum:"aws|gcp|azure|file|none|auto" doc:"whose metadata service is asked; auto: the one that answers; file: only the file below"`
+	File         string  `yaml:"file" doc:"a file whose appearance is a notice, {id} in its path is the worker; it may hold {\"deadline_seconds\": 120, \"why\": \"...\"}"`
+	GraceSeconds float64 `yaml:"grace_seconds" default:"30" range:"[0,86400]" doc:"what a notice without a deadline gives"`
 }
 
 // Recovery is how a job goes on when a worker is lost.

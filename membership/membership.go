@@ -112,6 +112,7 @@ const (
 	Failed        = zerofleetv1.Phase_PHASE_FAILED
 	Waiting       = zerofleetv1.Phase_PHASE_WAITING    // loaded, and not in a generation
 	Recovering    = zerofleetv1.Phase_PHASE_RECOVERING // building its share of a generation's state
+	Draining      = zerofleetv1.Phase_PHASE_DRAINING   // its machine goes, and it leaves
 )
 
 // Outcome is how a worker's part of the job ended.

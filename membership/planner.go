@@ -33,6 +33,8 @@ type View struct {
 	Settled  Generation         // the generation that Mark.Settled names
 	Gone     map[string]string  // members of Current that are known to be dead: why, by id
 	Promises map[string]Promise // of Current's members, by id
+	// Draining are members whose machines have been told to go, by id.
+	Draining map[string]Drain
 	// Replicas is how many other ranks keep each shard: 0 or 1.
 	Replicas int
 	// Whole says that every rank has everything: stage 0.
@@ -42,6 +44,17 @@ type View struct {
 	// Instruction is the newest one that is in force.
 	Instruction Instruction
 }
+
+// Drain is a worker's word that its machine goes.
+type Drain struct {
+	Incarnation uint64
+	Deadline    time.Time
+	Why         string
+}
+
+// handoverTime is kept for a handover before a deadline: a generation that has not come to a boundary by then is
+// abandoned in the middle of its step.
+const handoverTime = 5 * time.Second
 
 // Decision is what the planner wants. At most one of the first three is set.
 type Decision struct {
@@ -90,17 +103,47 @@ func Next(v View, now time.Time) Decision {
 	case over && len(silent) > 0:
 		return Decision{Over: v.Mark.Over < v.Current.Number, Why: reason}
 	case over:
-		if reason == "" && v.Instruction.Kind == Reconfigure {
-			reason = v.Instruction.Why // all are well, and have ended it as they were asked
+		switch { // all are well, and have ended it as they were asked
+		case reason != "":
+		case v.Instruction.Kind == Reconfigure && v.Instruction.Sequence > v.Current.Handled:
+			reason = v.Instruction.Why
+		case v.Mark.Over == v.Current.Number:
+			reason = v.Mark.Why
 		}
 		return plan(v, reason)
 	case v.Mark.Settled < v.Current.Number:
 		return Decision{Why: fmt.Sprintf("generation %d takes over its state", v.Current.Number)}
 	}
+	ask := v.Instruction.Kind != Reconfigure || v.Instruction.Sequence <= v.Current.Handled
+	if why, deadline := drains(v); why != "" {
+		latest := deadline.Add(-handoverTime)
+		if !now.Before(latest) {
+			return Decision{Over: v.Mark.Over < v.Current.Number, Why: why + ": too soon for the running step"}
+		}
+		return Decision{Reconfigure: ask, Why: why, Again: latest}
+	}
 	if why := other(v); why != "" {
-		return Decision{Reconfigure: v.Instruction.Kind != Reconfigure || v.Instruction.Sequence <= v.Current.Handled, Why: why}
+		return Decision{Reconfigure: ask, Why: why}
 	}
 	return Decision{Why: fmt.Sprintf("generation %d stands", v.Current.Number)}
+}
+
+// drains says whose machine goes first, and when; "" for nobody's. All of them at once is not the planner's to answer.
+func drains(v View) (why string, deadline time.Time) {
+	n := 0
+	for _, m := range v.Current.Members {
+		d, ok := v.Draining[m.ID]
+		if !ok || d.Incarnation != m.Incarnation {
+			continue
+		}
+		if n++; why == "" || d.Deadline.Before(deadline) {
+			why, deadline = fmt.Sprintf("worker %s drains: %s", m.ID, d.Why), d.Deadline
+		}
+	}
+	if n == len(v.Current.Members) {
+		return "", time.Time{}
+	}
+	return why, deadline
 }
 
 // other says why the job should have other members, though all of them are well; "" when it should not.
@@ -119,7 +162,8 @@ func other(v View) string {
 func joiners(v View) []Candidate {
 	var list []Candidate
 	for _, w := range v.Workers {
-		if _, member := v.Current.Rank(w.ID, w.Incarnation); !member && w.Ready {
+		_, member := v.Current.Rank(w.ID, w.Incarnation)
+		if d, draining := v.Draining[w.ID]; !member && w.Ready && (!draining || d.Incarnation != w.Incarnation) {
 			list = append(list, w)
 		}
 	}
@@ -167,7 +211,7 @@ func plan(v View, reason string) Decision {
 	return Decision{Next: g, Why: g.Why}
 }
 
-// fewer are the members that go on in a job that may use fewer workers than live: the last ranks leave, but none whose
+// fewer are the members that go on: those that drain leave, and in a job that may use fewer workers the last ranks, but none whose
 // state is lost without it. What a rank that leaves had is served from its buddy, so of the two only one leaves at a time.
 func fewer(v View, survivors []Candidate) []Candidate {
 	whole := func(list []Candidate) bool {
@@ -175,6 +219,13 @@ func fewer(v View, survivors []Candidate) []Candidate {
 		return lost == ""
 	}
 	stay := slices.Clone(survivors)
+	for i := len(stay) - 1; i >= 0 && len(stay) > 1; i-- {
+		d, draining := v.Draining[stay[i].ID]
+		rest := slices.Delete(slices.Clone(stay), i, i+1)
+		if draining && d.Incarnation == stay[i].Incarnation && whole(rest) {
+			stay = rest
+		}
+	}
 	if len(stay) > v.Max && (!whole(stay) || v.Replicas == 0 && !v.Whole) {
 		return stay[:v.Max] // the state is lost whoever stays, or nobody can serve what a rank that leaves had
 	}

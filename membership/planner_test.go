@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "rewrite testdata")
 //	die 2                                  the coordinator sees it
 //	lease 2                                ends: not known to be dead, and no longer there
 //	promise 0 1 step=7                     with a report of what they hold, at that step if they have trained
+//	drain 1 30s                            its machine goes then
 //	resize 2                               the job may use so many workers
 //	checkpoint 5                           is committed
 func TestTranscripts(t *testing.T) {
@@ -142,6 +143,13 @@ func (s *script) command(f []string) (err error) {
 			}
 			v.Promises[id] = Promise{Incarnation: s.lives[id], Generation: v.Current.Number, Held: slices.Clone(s.held[id])}
 		}
+	case "drain":
+		d, err := time.ParseDuration(args[1])
+		if v.Draining == nil {
+			v.Draining = map[string]Drain{}
+		}
+		v.Draining[args[0]] = Drain{Incarnation: s.lives[args[0]], Deadline: s.now.Add(d), Why: "preempted"}
+		return err
 	case "resize":
 		v.Max, err = strconv.Atoi(args[0])
 	case "checkpoint":
@@ -186,7 +194,7 @@ func (s *script) decide(t *testing.T) string {
 			continue
 		case d.Over:
 			fmt.Fprintf(&out, "over: %s\n", d.Why)
-			v.Mark.Over = v.Current.Number
+			v.Mark.Over, v.Mark.Why = v.Current.Number, d.Why
 			continue
 		case d.Reconfigure:
 			fmt.Fprintf(&out, "reconfigure: %s\n", d.Why)

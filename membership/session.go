@@ -172,6 +172,18 @@ func (s *Session) Promise(ctx context.Context, generation uint64, held []Held, w
 	return nil
 }
 
+// Drain tells the coordinator that this worker's machine goes, and when.
+func (s *Session) Drain(ctx context.Context, deadline time.Time, why string) error {
+	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
+		_, err := c.Drain(ctx, &zerofleetv1.DrainRequest{Worker: s.id, DeadlineUnixNanos: deadline.UnixNano(), Why: why})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("tell the coordinator that worker %s drains: %w", s.ID(), err)
+	}
+	return nil
+}
+
 // Settle tells the coordinator that this worker's share of a generation's state is in place, and what came from where.
 func (s *Session) Settle(ctx context.Context, generation uint64, received, restored int64) error {
 	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -70,6 +71,14 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 		}
 	}()
 	defer cancel(nil)
+	var training atomic.Bool
+	d := w.watchNotices(ctx, training.Load, func() { cancel(errTerminated) })
+	defer d.close()
+	defer func() { // a generation without it fences it
+		if d.noticed.Load() && errors.Is(err, membership.ErrFenced) {
+			err = errDrained
+		}
+	}()
 	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log)}
 	defer func() { err = errors.Join(err, i.close()) }()
 	if err := i.load(ctx); err != nil {
@@ -85,9 +94,14 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 		}
 		i.generation = g
 		if _, member := g.Rank(w.session.ID(), w.session.Incarnation()); !member {
+			if d.noticed.Load() {
+				return train.Outcome{}, errDrained
+			}
 			continue // the next one may have a place for it
 		}
+		training.Store(true)
 		out, err := i.member(ctx, g)
+		training.Store(false)
 		if err != nil || !out.Reconfigure {
 			return out, err
 		}
@@ -142,6 +156,13 @@ func (i *incarnation) close() error {
 	}
 	return errors.Join(errs...)
 }
+
+var (
+	// errDrained ends a worker whose machine goes, and that has left its job.
+	errDrained = errors.New("drained")
+	// errTerminated ends one that was told to end while it had nothing to hand over, or told twice.
+	errTerminated = errors.New("terminated by SIGTERM")
+)
 
 // errOver ends what a worker does in a generation that is over.
 type errOver struct{ why string }

@@ -23,8 +23,9 @@ import (
 // Options say which worker this is.
 type Options struct {
 	ID        string
-	Control   string // path of the run folder's control.json
-	Advertise string // host that other workers reach this one at, and that it listens on
+	Control   string           // path of the run folder's control.json
+	Term      <-chan os.Signal // SIGTERM, a warning that this machine goes; may be nil
+	Advertise string           // host that other workers reach this one at, and that it listens on
 	Log       *slog.Logger
 }
 
@@ -83,6 +84,10 @@ func once(ctx context.Context, o Options, client *membership.Client, assigned me
 	defer session.Close()
 	w := &worker{o: o, job: j, runDir: assigned.RunDir, stopAt: int64(assigned.StopAt), client: client, session: session, endpoint: endpoint}
 	out, err := w.live(ctx)
+	if errors.Is(err, errDrained) {
+		o.Log.Info("left the job: this machine goes")
+		return nil
+	}
 	return w.finish(ctx, out, err)
 }
 

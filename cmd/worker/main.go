@@ -3,12 +3,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -16,14 +13,11 @@ import (
 )
 
 func main() {
-	// A terminal's Ctrl-C is the coordinator's to handle; a SIGTERM ends this process alone.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	root := &cobra.Command{Use: "worker", Short: "one worker of a zerofleet job", SilenceUsage: true, SilenceErrors: true}
 	root.AddCommand(runCommand(), generateCommand())
 	addFaults(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
-	if err := root.ExecuteContext(ctx); err != nil {
+	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		if _, _, unknown := root.Find(os.Args[1:]); unknown != nil || errors.Is(err, text.ErrInput) {
 			os.Exit(2)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +23,12 @@ func runCommand() *cobra.Command {
 				return usage(errors.New("worker run needs --id and --control"))
 			}
 			o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", o.ID)
+			// A terminal's Ctrl-C is the coordinator's to handle. A first SIGTERM says that this machine goes, a second ends this
+			// process.
+			term := make(chan os.Signal, 1)
+			signal.Notify(term, syscall.SIGTERM)
+			defer signal.Stop(term)
+			o.Term = term
 			return worker.Run(c.Context(), o)
 		},
 	}

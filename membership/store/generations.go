@@ -86,6 +86,11 @@ func (s *Store) PutPromise(ctx context.Context, id string, p membership.Promise)
 	return s.put(ctx, s.key("promises", id), p)
 }
 
+// PutDrain keeps that a worker's machine goes.
+func (s *Store) PutDrain(ctx context.Context, id string, d membership.Drain) error {
+	return s.put(ctx, s.key("drains", id), d)
+}
+
 // Share is a worker's word that its share of a generation's state is in place.
 type Share struct {
 	Incarnation   uint64 `json:"incarnation"`

@@ -95,7 +95,7 @@ func (l *Leader) Begin(ctx context.Context, run Run) (Run, error) {
 		return Run{}, fmt.Errorf("encode run: %w", err)
 	}
 	ops := []clientv3.Op{clientv3.OpPut(l.key("run"), string(value))}
-	for _, k := range []string{"workers/", "registrations/", "processes/", "states/", "finished/", "promises/", "shares/", "signals/"} {
+	for _, k := range []string{"workers/", "registrations/", "processes/", "states/", "finished/", "promises/", "shares/", "drains/", "signals/"} {
 		ops = append(ops, clientv3.OpDelete(l.key(k), clientv3.WithPrefix()))
 	}
 	ops = append(ops, clientv3.OpDelete(l.key("outcome")), clientv3.OpDelete(l.key("manifest")))
@@ -112,6 +112,11 @@ func (l *Leader) Begin(ctx context.Context, run Run) (Run, error) {
 		return Run{}, err
 	}
 	return run, nil
+}
+
+// PutRun changes what was launched.
+func (l *Leader) PutRun(ctx context.Context, run Run) error {
+	return l.decidePut(ctx, "write run", l.key("run"), run)
 }
 
 // Run is what was launched here; ok is false if nothing was.

@@ -25,6 +25,7 @@ type View struct {
 	Mark          membership.Mark
 	Promises      map[string]membership.Promise
 	Shares        map[string]Share
+	Drains        map[string]membership.Drain
 	Instruction   membership.Instruction
 	Fingerprint   Fingerprint
 	Manifest      Manifest // the newest of this run; Step 0: none
@@ -39,6 +40,7 @@ func (s *Store) View(ctx context.Context) (View, error) {
 	v := View{
 		Workers: map[string]Worker{}, Registrations: map[string]Worker{}, Processes: map[string]Process{},
 		States: map[string]State{}, Finished: map[string]Finished{}, Promises: map[string]membership.Promise{}, Shares: map[string]Share{},
+		Drains: map[string]membership.Drain{},
 	}
 	r, err := s.etcd.Get(ctx, s.prefix, clientv3.WithPrefix())
 	if err != nil {
@@ -74,6 +76,8 @@ func (v *View) take(name string, value []byte, revision int64) error {
 		return takeInto(v.Finished, id, value)
 	case "promises":
 		return takeInto(v.Promises, id, value)
+	case "drains":
+		return takeInto(v.Drains, id, value)
 	case "shares":
 		return takeInto(v.Shares, id, value)
 	case "fingerprint":

@@ -84,6 +84,7 @@ func (s *Store) register(ctx context.Context, w Worker, ttl time.Duration, now t
 		clientv3.OpDelete(s.key("finished", w.ID)),
 		clientv3.OpDelete(s.key("promises", w.ID)),
 		clientv3.OpDelete(s.key("shares", w.ID)),
+		clientv3.OpDelete(s.key("drains", w.ID)),
 	).Commit()
 	if err == nil && r.Succeeded {
 		return w, nil

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// patience bounds every wait: for a process to end, or a file to say something.
+// patience bounds every wait, unless a place has another: for a process to end, or a file to say something.
 const patience = 60 * time.Second
 
 // jobYAML is the job that most tests run, with --set where they differ.
@@ -44,6 +44,8 @@ type place struct {
 	t   *testing.T
 	dir string
 	tmp string // TMPDIR of what runs here
+
+	patience time.Duration
 }
 
 func newPlace(t *testing.T) *place {
@@ -51,7 +53,7 @@ func newPlace(t *testing.T) *place {
 	if err := dependOnTree(); err != nil {
 		t.Fatal(err)
 	}
-	p := &place{t: t, dir: t.TempDir(), tmp: t.TempDir()}
+	p := &place{t: t, dir: t.TempDir(), tmp: t.TempDir(), patience: patience}
 	t.Cleanup(p.end)
 	var text strings.Builder
 	for i := range 200 {
@@ -150,7 +152,7 @@ func (c *command) wait() ended {
 	c.p.t.Helper()
 	select {
 	case <-c.done:
-	case <-time.After(patience):
+	case <-time.After(c.p.patience):
 		_ = c.cmd.Process.Kill()
 		<-c.done
 		c.p.t.Fatalf("coordinator %s does not end\n%s%s", strings.Join(c.args, " "), c.out.String(), c.errs.String())
@@ -200,13 +202,13 @@ func (p *place) await(what string, ok func() bool) {
 	p.t.Helper()
 	tick := time.NewTicker(3 * time.Millisecond)
 	defer tick.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), p.patience)
 	defer cancel()
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			p.t.Fatalf("waited %s for %s", patience, what)
+			p.t.Fatalf("waited %s for %s", p.patience, what)
 		}
 	}
 }

@@ -97,6 +97,8 @@ const (
 	Phase_PHASE_WAITING Phase = 7
 	// Building its share of a generation's state.
 	Phase_PHASE_RECOVERING Phase = 8
+	// Its machine goes, and it leaves.
+	Phase_PHASE_DRAINING Phase = 9
 )
 
 // Enum value maps for Phase.
@@ -111,6 +113,7 @@ var (
 		6: "PHASE_FAILED",
 		7: "PHASE_WAITING",
 		8: "PHASE_RECOVERING",
+		9: "PHASE_DRAINING",
 	}
 	Phase_value = map[string]int32{
 		"PHASE_UNSPECIFIED":   0,
@@ -122,6 +125,7 @@ var (
 		"PHASE_FAILED":        6,
 		"PHASE_WAITING":       7,
 		"PHASE_RECOVERING":    8,
+		"PHASE_DRAINING":      9,
 	}
 )
 
@@ -1345,6 +1349,102 @@ func (*SettleResponse) Descriptor() ([]byte, []int) {
 	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
+type DrainRequest struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Worker            *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	DeadlineUnixNanos int64                  `protobuf:"varint,2,opt,name=deadline_unix_nanos,json=deadlineUnixNanos,proto3" json:"deadline_unix_nanos,omitempty"`
+	Why               string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DrainRequest) GetWorker() *Identity {
+	if x != nil {
+		return x.Worker
+	}
+	return nil
+}
+
+func (x *DrainRequest) GetDeadlineUnixNanos() int64 {
+	if x != nil {
+		return x.DeadlineUnixNanos
+	}
+	return 0
+}
+
+func (x *DrainRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type DrainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1358,7 +1458,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1470,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1483,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Member) GetId() string {
@@ -1437,7 +1537,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1549,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1562,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Restore) GetStore() string {
@@ -1506,7 +1606,7 @@ type Instruction struct {
 
 func (x *Instruction) Reset() {
 	*x = Instruction{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1618,7 @@ func (x *Instruction) String() string {
 func (*Instruction) ProtoMessage() {}
 
 func (x *Instruction) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1631,7 @@ func (x *Instruction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instruction.ProtoReflect.Descriptor instead.
 func (*Instruction) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Instruction) GetSequence() uint64 {
@@ -1566,7 +1666,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1678,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1691,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReportRequest) GetWorker() *Identity {
@@ -1618,7 +1718,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1730,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1743,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportResponse) GetAcknowledged() uint64 {
@@ -1672,7 +1772,7 @@ type ReportEntry struct {
 
 func (x *ReportEntry) Reset() {
 	*x = ReportEntry{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1784,7 @@ func (x *ReportEntry) String() string {
 func (*ReportEntry) ProtoMessage() {}
 
 func (x *ReportEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1797,7 @@ func (x *ReportEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEntry.ProtoReflect.Descriptor instead.
 func (*ReportEntry) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReportEntry) GetSequence() uint64 {
@@ -1799,7 +1899,7 @@ type WorkerState struct {
 
 func (x *WorkerState) Reset() {
 	*x = WorkerState{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1911,7 @@ func (x *WorkerState) String() string {
 func (*WorkerState) ProtoMessage() {}
 
 func (x *WorkerState) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1924,7 @@ func (x *WorkerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerState.ProtoReflect.Descriptor instead.
 func (*WorkerState) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WorkerState) GetPhase() Phase {
@@ -1882,7 +1982,7 @@ type StepLine struct {
 
 func (x *StepLine) Reset() {
 	*x = StepLine{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1994,7 @@ func (x *StepLine) String() string {
 func (*StepLine) ProtoMessage() {}
 
 func (x *StepLine) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2007,7 @@ func (x *StepLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepLine.ProtoReflect.Descriptor instead.
 func (*StepLine) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StepLine) GetStep() uint64 {
@@ -2020,7 +2120,7 @@ type EvaluationLine struct {
 
 func (x *EvaluationLine) Reset() {
 	*x = EvaluationLine{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2132,7 @@ func (x *EvaluationLine) String() string {
 func (*EvaluationLine) ProtoMessage() {}
 
 func (x *EvaluationLine) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2145,7 @@ func (x *EvaluationLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvaluationLine.ProtoReflect.Descriptor instead.
 func (*EvaluationLine) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EvaluationLine) GetStep() uint64 {
@@ -2092,7 +2192,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2204,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2217,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Event) GetType() string {
@@ -2160,7 +2260,7 @@ type StoreFingerprintRequest struct {
 
 func (x *StoreFingerprintRequest) Reset() {
 	*x = StoreFingerprintRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2272,7 @@ func (x *StoreFingerprintRequest) String() string {
 func (*StoreFingerprintRequest) ProtoMessage() {}
 
 func (x *StoreFingerprintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2285,7 @@ func (x *StoreFingerprintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreFingerprintRequest.ProtoReflect.Descriptor instead.
 func (*StoreFingerprintRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StoreFingerprintRequest) GetWorker() *Identity {
@@ -2228,7 +2328,7 @@ type StoreFingerprintResponse struct {
 
 func (x *StoreFingerprintResponse) Reset() {
 	*x = StoreFingerprintResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2340,7 @@ func (x *StoreFingerprintResponse) String() string {
 func (*StoreFingerprintResponse) ProtoMessage() {}
 
 func (x *StoreFingerprintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2353,7 @@ func (x *StoreFingerprintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreFingerprintResponse.ProtoReflect.Descriptor instead.
 func (*StoreFingerprintResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StoreFingerprintResponse) GetReference() string {
@@ -2289,7 +2389,7 @@ type CommitManifestRequest struct {
 
 func (x *CommitManifestRequest) Reset() {
 	*x = CommitManifestRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2401,7 @@ func (x *CommitManifestRequest) String() string {
 func (*CommitManifestRequest) ProtoMessage() {}
 
 func (x *CommitManifestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2314,7 +2414,7 @@ func (x *CommitManifestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitManifestRequest.ProtoReflect.Descriptor instead.
 func (*CommitManifestRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CommitManifestRequest) GetWorker() *Identity {
@@ -2356,7 +2456,7 @@ type CommitManifestResponse struct {
 
 func (x *CommitManifestResponse) Reset() {
 	*x = CommitManifestResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +2468,7 @@ func (x *CommitManifestResponse) String() string {
 func (*CommitManifestResponse) ProtoMessage() {}
 
 func (x *CommitManifestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +2481,7 @@ func (x *CommitManifestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitManifestResponse.ProtoReflect.Descriptor instead.
 func (*CommitManifestResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CommitManifestResponse) GetCommitted() bool {
@@ -2410,7 +2510,7 @@ type FinishedRequest struct {
 
 func (x *FinishedRequest) Reset() {
 	*x = FinishedRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2522,7 @@ func (x *FinishedRequest) String() string {
 func (*FinishedRequest) ProtoMessage() {}
 
 func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2535,7 @@ func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedRequest.ProtoReflect.Descriptor instead.
 func (*FinishedRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FinishedRequest) GetWorker() *Identity {
@@ -2474,7 +2574,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2586,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2599,97 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{35}
+}
+
+type AskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CHECKPOINT or STOP, unless max is set.
+	Kind InstructionKind `protobuf:"varint,1,opt,name=kind,proto3,enum=zerofleet.v1.InstructionKind" json:"kind,omitempty"`
+	// How many workers the job may use from now on.
+	Max           uint32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskRequest) Reset() {
+	*x = AskRequest{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskRequest) ProtoMessage() {}
+
+func (x *AskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskRequest.ProtoReflect.Descriptor instead.
+func (*AskRequest) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *AskRequest) GetKind() InstructionKind {
+	if x != nil {
+		return x.Kind
+	}
+	return InstructionKind_INSTRUCTION_KIND_UNSPECIFIED
+}
+
+func (x *AskRequest) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+type AskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskResponse) Reset() {
+	*x = AskResponse{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskResponse) ProtoMessage() {}
+
+func (x *AskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskResponse.ProtoReflect.Descriptor instead.
+func (*AskResponse) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 type StatusRequest struct {
@@ -2510,7 +2700,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2712,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2725,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 type StatusResponse struct {
@@ -2551,13 +2741,14 @@ type StatusResponse struct {
 	Evaluation     *EvaluationLine `protobuf:"bytes,8,opt,name=evaluation,proto3" json:"evaluation,omitempty"`
 	Workers        []*WorkerStatus `protobuf:"bytes,9,rep,name=workers,proto3" json:"workers,omitempty"`
 	CoordinatorPid int64           `protobuf:"varint,10,opt,name=coordinator_pid,json=coordinatorPid,proto3" json:"coordinator_pid,omitempty"`
+	Losses         *Losses         `protobuf:"bytes,11,opt,name=losses,proto3" json:"losses,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2760,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2773,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StatusResponse) GetJob() string {
@@ -2655,6 +2846,94 @@ func (x *StatusResponse) GetCoordinatorPid() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetLosses() *Losses {
+	if x != nil {
+		return x.Losses
+	}
+	return nil
+}
+
+// Losses sums up what happened to a run's workers.
+type Losses struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Workers that died or stood still past their lease.
+	Workers uint32 `protobuf:"varint,1,opt,name=workers,proto3" json:"workers,omitempty"`
+	// Generations that were formed because of it, or to take others in.
+	Generations uint32 `protobuf:"varint,2,opt,name=generations,proto3" json:"generations,omitempty"`
+	// From when a loss was seen until all had taken over, in all.
+	Seconds float64 `protobuf:"fixed64,3,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	// Bytes of state that moved between workers, and that were read from checkpoints.
+	MovedBytes    uint64 `protobuf:"varint,4,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
+	RestoredBytes uint64 `protobuf:"varint,5,opt,name=restored_bytes,json=restoredBytes,proto3" json:"restored_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Losses) Reset() {
+	*x = Losses{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Losses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Losses) ProtoMessage() {}
+
+func (x *Losses) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Losses.ProtoReflect.Descriptor instead.
+func (*Losses) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Losses) GetWorkers() uint32 {
+	if x != nil {
+		return x.Workers
+	}
+	return 0
+}
+
+func (x *Losses) GetGenerations() uint32 {
+	if x != nil {
+		return x.Generations
+	}
+	return 0
+}
+
+func (x *Losses) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *Losses) GetMovedBytes() uint64 {
+	if x != nil {
+		return x.MovedBytes
+	}
+	return 0
+}
+
+func (x *Losses) GetRestoredBytes() uint64 {
+	if x != nil {
+		return x.RestoredBytes
+	}
+	return 0
+}
+
 type WorkerStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2676,7 +2955,7 @@ type WorkerStatus struct {
 
 func (x *WorkerStatus) Reset() {
 	*x = WorkerStatus{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +2967,7 @@ func (x *WorkerStatus) String() string {
 func (*WorkerStatus) ProtoMessage() {}
 
 func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2980,7 @@ func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStatus.ProtoReflect.Descriptor instead.
 func (*WorkerStatus) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WorkerStatus) GetId() string {
@@ -2873,7 +3152,12 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"generation\x12%\n" +
 	"\x0ereceived_bytes\x18\x03 \x01(\x04R\rreceivedBytes\x12%\n" +
 	"\x0erestored_bytes\x18\x04 \x01(\x04R\rrestoredBytes\"\x10\n" +
-	"\x0eSettleResponse\"v\n" +
+	"\x0eSettleResponse\"\x80\x01\n" +
+	"\fDrainRequest\x12.\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12.\n" +
+	"\x13deadline_unix_nanos\x18\x02 \x01(\x03R\x11deadlineUnixNanos\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\x0f\n" +
+	"\rDrainResponse\"v\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x12\n" +
@@ -2980,8 +3264,13 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x15.zerofleet.v1.OutcomeR\aoutcome\x12\x12\n" +
 	"\x04step\x18\x03 \x01(\x04R\x04step\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\"\x12\n" +
-	"\x10FinishedResponse\"\x0f\n" +
-	"\rStatusRequest\"\x81\x03\n" +
+	"\x10FinishedResponse\"Q\n" +
+	"\n" +
+	"AskRequest\x121\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.zerofleet.v1.InstructionKindR\x04kind\x12\x10\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\"\r\n" +
+	"\vAskResponse\"\x0f\n" +
+	"\rStatusRequest\"\xaf\x03\n" +
 	"\x0eStatusResponse\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x17\n" +
 	"\arun_dir\x18\x02 \x01(\tR\x06runDir\x12\x14\n" +
@@ -2997,7 +3286,15 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"evaluation\x124\n" +
 	"\aworkers\x18\t \x03(\v2\x1a.zerofleet.v1.WorkerStatusR\aworkers\x12'\n" +
 	"\x0fcoordinator_pid\x18\n" +
-	" \x01(\x03R\x0ecoordinatorPid\"\xaf\x03\n" +
+	" \x01(\x03R\x0ecoordinatorPid\x12,\n" +
+	"\x06losses\x18\v \x01(\v2\x14.zerofleet.v1.LossesR\x06losses\"\xa6\x01\n" +
+	"\x06Losses\x12\x18\n" +
+	"\aworkers\x18\x01 \x01(\rR\aworkers\x12 \n" +
+	"\vgenerations\x18\x02 \x01(\rR\vgenerations\x12\x18\n" +
+	"\aseconds\x18\x03 \x01(\x01R\aseconds\x12\x1f\n" +
+	"\vmoved_bytes\x18\x04 \x01(\x04R\n" +
+	"movedBytes\x12%\n" +
+	"\x0erestored_bytes\x18\x05 \x01(\x04R\rrestoredBytes\"\xaf\x03\n" +
 	"\fWorkerStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x1e\n" +
@@ -3022,7 +3319,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x1bINSTRUCTION_KIND_CHECKPOINT\x10\x01\x12\x19\n" +
 	"\x15INSTRUCTION_KIND_STOP\x10\x02\x12\x1c\n" +
 	"\x18INSTRUCTION_KIND_ABANDON\x10\x03\x12 \n" +
-	"\x1cINSTRUCTION_KIND_RECONFIGURE\x10\x04*\xbf\x01\n" +
+	"\x1cINSTRUCTION_KIND_RECONFIGURE\x10\x04*\xd3\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPHASE_LOADING\x10\x01\x12\x12\n" +
@@ -3033,12 +3330,13 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"PHASE_DONE\x10\x05\x12\x10\n" +
 	"\fPHASE_FAILED\x10\x06\x12\x11\n" +
 	"\rPHASE_WAITING\x10\a\x12\x14\n" +
-	"\x10PHASE_RECOVERING\x10\b*]\n" +
+	"\x10PHASE_RECOVERING\x10\b\x12\x12\n" +
+	"\x0ePHASE_DRAINING\x10\t*]\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_DONE\x10\x01\x12\x13\n" +
 	"\x0fOUTCOME_STOPPED\x10\x02\x12\x12\n" +
-	"\x0eOUTCOME_FAILED\x10\x032\x82\x06\n" +
+	"\x0eOUTCOME_FAILED\x10\x032\xc4\x06\n" +
 	"\aControl\x12I\n" +
 	"\bFetchJob\x12\x1d.zerofleet.v1.FetchJobRequest\x1a\x1e.zerofleet.v1.FetchJobResponse\x12I\n" +
 	"\bRegister\x12\x1d.zerofleet.v1.RegisterRequest\x1a\x1e.zerofleet.v1.RegisterResponse\x12@\n" +
@@ -3047,11 +3345,13 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x06Report\x12\x1b.zerofleet.v1.ReportRequest\x1a\x1c.zerofleet.v1.ReportResponse\x12a\n" +
 	"\x10StoreFingerprint\x12%.zerofleet.v1.StoreFingerprintRequest\x1a&.zerofleet.v1.StoreFingerprintResponse\x12F\n" +
 	"\aPromise\x12\x1c.zerofleet.v1.PromiseRequest\x1a\x1d.zerofleet.v1.PromiseResponse\x12C\n" +
-	"\x06Settle\x12\x1b.zerofleet.v1.SettleRequest\x1a\x1c.zerofleet.v1.SettleResponse\x12[\n" +
+	"\x06Settle\x12\x1b.zerofleet.v1.SettleRequest\x1a\x1c.zerofleet.v1.SettleResponse\x12@\n" +
+	"\x05Drain\x12\x1a.zerofleet.v1.DrainRequest\x1a\x1b.zerofleet.v1.DrainResponse\x12[\n" +
 	"\x0eCommitManifest\x12#.zerofleet.v1.CommitManifestRequest\x1a$.zerofleet.v1.CommitManifestResponse\x12I\n" +
-	"\bFinished\x12\x1d.zerofleet.v1.FinishedRequest\x1a\x1e.zerofleet.v1.FinishedResponse2O\n" +
+	"\bFinished\x12\x1d.zerofleet.v1.FinishedRequest\x1a\x1e.zerofleet.v1.FinishedResponse2\x8b\x01\n" +
 	"\bOperator\x12C\n" +
-	"\x06Status\x12\x1b.zerofleet.v1.StatusRequest\x1a\x1c.zerofleet.v1.StatusResponseB?Z=github.com/zerofleet/zerofleet/proto/zerofleet/v1;zerofleetv1b\x06proto3"
+	"\x06Status\x12\x1b.zerofleet.v1.StatusRequest\x1a\x1c.zerofleet.v1.StatusResponse\x12:\n" +
+	"\x03Ask\x12\x18.zerofleet.v1.AskRequest\x1a\x19.zerofleet.v1.AskResponseB?Z=github.com/zerofleet/zerofleet/proto/zerofleet/v1;zerofleetv1b\x06proto3"
 
 var (
 	file_zerofleet_v1_control_proto_rawDescOnce sync.Once
@@ -3066,7 +3366,7 @@ func file_zerofleet_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_zerofleet_v1_control_proto_goTypes = []any{
 	(InstructionKind)(0),             // 0: zerofleet.v1.InstructionKind
 	(Phase)(0),                       // 1: zerofleet.v1.Phase
@@ -3089,90 +3389,102 @@ var file_zerofleet_v1_control_proto_goTypes = []any{
 	(*HeldState)(nil),                // 18: zerofleet.v1.HeldState
 	(*SettleRequest)(nil),            // 19: zerofleet.v1.SettleRequest
 	(*SettleResponse)(nil),           // 20: zerofleet.v1.SettleResponse
-	(*Member)(nil),                   // 21: zerofleet.v1.Member
-	(*Restore)(nil),                  // 22: zerofleet.v1.Restore
-	(*Instruction)(nil),              // 23: zerofleet.v1.Instruction
-	(*ReportRequest)(nil),            // 24: zerofleet.v1.ReportRequest
-	(*ReportResponse)(nil),           // 25: zerofleet.v1.ReportResponse
-	(*ReportEntry)(nil),              // 26: zerofleet.v1.ReportEntry
-	(*WorkerState)(nil),              // 27: zerofleet.v1.WorkerState
-	(*StepLine)(nil),                 // 28: zerofleet.v1.StepLine
-	(*EvaluationLine)(nil),           // 29: zerofleet.v1.EvaluationLine
-	(*Event)(nil),                    // 30: zerofleet.v1.Event
-	(*StoreFingerprintRequest)(nil),  // 31: zerofleet.v1.StoreFingerprintRequest
-	(*StoreFingerprintResponse)(nil), // 32: zerofleet.v1.StoreFingerprintResponse
-	(*CommitManifestRequest)(nil),    // 33: zerofleet.v1.CommitManifestRequest
-	(*CommitManifestResponse)(nil),   // 34: zerofleet.v1.CommitManifestResponse
-	(*FinishedRequest)(nil),          // 35: zerofleet.v1.FinishedRequest
-	(*FinishedResponse)(nil),         // 36: zerofleet.v1.FinishedResponse
-	(*StatusRequest)(nil),            // 37: zerofleet.v1.StatusRequest
-	(*StatusResponse)(nil),           // 38: zerofleet.v1.StatusResponse
-	(*WorkerStatus)(nil),             // 39: zerofleet.v1.WorkerStatus
-	nil,                              // 40: zerofleet.v1.WorkerState.MemoryBytesEntry
-	nil,                              // 41: zerofleet.v1.StepLine.TierBytesEntry
-	nil,                              // 42: zerofleet.v1.Event.FieldsEntry
-	nil,                              // 43: zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	(*DrainRequest)(nil),             // 21: zerofleet.v1.DrainRequest
+	(*DrainResponse)(nil),            // 22: zerofleet.v1.DrainResponse
+	(*Member)(nil),                   // 23: zerofleet.v1.Member
+	(*Restore)(nil),                  // 24: zerofleet.v1.Restore
+	(*Instruction)(nil),              // 25: zerofleet.v1.Instruction
+	(*ReportRequest)(nil),            // 26: zerofleet.v1.ReportRequest
+	(*ReportResponse)(nil),           // 27: zerofleet.v1.ReportResponse
+	(*ReportEntry)(nil),              // 28: zerofleet.v1.ReportEntry
+	(*WorkerState)(nil),              // 29: zerofleet.v1.WorkerState
+	(*StepLine)(nil),                 // 30: zerofleet.v1.StepLine
+	(*EvaluationLine)(nil),           // 31: zerofleet.v1.EvaluationLine
+	(*Event)(nil),                    // 32: zerofleet.v1.Event
+	(*StoreFingerprintRequest)(nil),  // 33: zerofleet.v1.StoreFingerprintRequest
+	(*StoreFingerprintResponse)(nil), // 34: zerofleet.v1.StoreFingerprintResponse
+	(*CommitManifestRequest)(nil),    // 35: zerofleet.v1.CommitManifestRequest
+	(*CommitManifestResponse)(nil),   // 36: zerofleet.v1.CommitManifestResponse
+	(*FinishedRequest)(nil),          // 37: zerofleet.v1.FinishedRequest
+	(*FinishedResponse)(nil),         // 38: zerofleet.v1.FinishedResponse
+	(*AskRequest)(nil),               // 39: zerofleet.v1.AskRequest
+	(*AskResponse)(nil),              // 40: zerofleet.v1.AskResponse
+	(*StatusRequest)(nil),            // 41: zerofleet.v1.StatusRequest
+	(*StatusResponse)(nil),           // 42: zerofleet.v1.StatusResponse
+	(*Losses)(nil),                   // 43: zerofleet.v1.Losses
+	(*WorkerStatus)(nil),             // 44: zerofleet.v1.WorkerStatus
+	nil,                              // 45: zerofleet.v1.WorkerState.MemoryBytesEntry
+	nil,                              // 46: zerofleet.v1.StepLine.TierBytesEntry
+	nil,                              // 47: zerofleet.v1.Event.FieldsEntry
+	nil,                              // 48: zerofleet.v1.WorkerStatus.MemoryBytesEntry
 }
 var file_zerofleet_v1_control_proto_depIdxs = []int32{
 	5,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
 	5,  // 1: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
 	13, // 2: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
-	23, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
+	25, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
 	12, // 4: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
-	21, // 5: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
-	22, // 6: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
+	23, // 5: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
+	24, // 6: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
 	14, // 7: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
 	15, // 8: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
 	5,  // 9: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
 	18, // 10: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
 	5,  // 11: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
-	0,  // 12: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
-	5,  // 13: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
-	26, // 14: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
-	27, // 15: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
-	28, // 16: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
-	29, // 17: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	30, // 18: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
-	1,  // 19: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
-	40, // 20: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
-	41, // 21: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
-	42, // 22: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
-	5,  // 23: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 24: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 25: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
-	2,  // 26: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
-	28, // 27: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
-	29, // 28: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	39, // 29: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
-	1,  // 30: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
-	43, // 31: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
-	3,  // 32: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
-	6,  // 33: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
-	8,  // 34: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
-	10, // 35: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
-	24, // 36: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
-	31, // 37: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
-	16, // 38: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
-	19, // 39: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
-	33, // 40: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
-	35, // 41: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
-	37, // 42: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
-	4,  // 43: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
-	7,  // 44: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
-	9,  // 45: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
-	11, // 46: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
-	25, // 47: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
-	32, // 48: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
-	17, // 49: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
-	20, // 50: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
-	34, // 51: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
-	36, // 52: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
-	38, // 53: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
-	43, // [43:54] is the sub-list for method output_type
-	32, // [32:43] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	5,  // 12: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
+	0,  // 13: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
+	5,  // 14: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
+	28, // 15: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
+	29, // 16: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
+	30, // 17: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
+	31, // 18: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	32, // 19: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
+	1,  // 20: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
+	45, // 21: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
+	46, // 22: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
+	47, // 23: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
+	5,  // 24: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
+	5,  // 25: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
+	5,  // 26: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
+	2,  // 27: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
+	0,  // 28: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
+	30, // 29: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
+	31, // 30: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	44, // 31: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
+	43, // 32: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
+	1,  // 33: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
+	48, // 34: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	3,  // 35: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
+	6,  // 36: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
+	8,  // 37: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
+	10, // 38: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
+	26, // 39: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
+	33, // 40: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
+	16, // 41: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
+	19, // 42: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
+	21, // 43: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
+	35, // 44: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
+	37, // 45: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
+	41, // 46: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
+	39, // 47: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
+	4,  // 48: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
+	7,  // 49: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
+	9,  // 50: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
+	11, // 51: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
+	27, // 52: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
+	34, // 53: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
+	17, // 54: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
+	20, // 55: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
+	22, // 56: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
+	36, // 57: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
+	38, // 58: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
+	42, // 59: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
+	40, // 60: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
+	48, // [48:61] is the sub-list for method output_type
+	35, // [35:48] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_zerofleet_v1_control_proto_init() }
@@ -3185,7 +3497,7 @@ func file_zerofleet_v1_control_proto_init() {
 		(*WatchResponse_Instruction)(nil),
 		(*WatchResponse_Mark)(nil),
 	}
-	file_zerofleet_v1_control_proto_msgTypes[23].OneofWrappers = []any{
+	file_zerofleet_v1_control_proto_msgTypes[25].OneofWrappers = []any{
 		(*ReportEntry_State)(nil),
 		(*ReportEntry_Step)(nil),
 		(*ReportEntry_Evaluation)(nil),
@@ -3197,7 +3509,7 @@ func file_zerofleet_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zerofleet_v1_control_proto_rawDesc), len(file_zerofleet_v1_control_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   41,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -30,6 +30,7 @@ const (
 	Control_StoreFingerprint_FullMethodName = "/zerofleet.v1.Control/StoreFingerprint"
 	Control_Promise_FullMethodName          = "/zerofleet.v1.Control/Promise"
 	Control_Settle_FullMethodName           = "/zerofleet.v1.Control/Settle"
+	Control_Drain_FullMethodName            = "/zerofleet.v1.Control/Drain"
 	Control_CommitManifest_FullMethodName   = "/zerofleet.v1.Control/CommitManifest"
 	Control_Finished_FullMethodName         = "/zerofleet.v1.Control/Finished"
 )
@@ -64,6 +65,8 @@ type ControlClient interface {
 	// Settle says that the caller's share of a generation's state is in place. When all members have said so, the generation
 	// is settled, and Watch tells them to go on.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
+	// Drain says that the caller's machine goes, and when: it is to be out of the next generation.
+	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step.
 	CommitManifest(ctx context.Context, in *CommitManifestRequest, opts ...grpc.CallOption) (*CommitManifestResponse, error)
 	// Finished is a worker's last call: its part of the job has ended, and how.
@@ -167,6 +170,16 @@ func (c *controlClient) Settle(ctx context.Context, in *SettleRequest, opts ...g
 	return out, nil
 }
 
+func (c *controlClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainResponse)
+	err := c.cc.Invoke(ctx, Control_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) CommitManifest(ctx context.Context, in *CommitManifestRequest, opts ...grpc.CallOption) (*CommitManifestResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CommitManifestResponse)
@@ -217,6 +230,8 @@ type ControlServer interface {
 	// Settle says that the caller's share of a generation's state is in place. When all members have said so, the generation
 	// is settled, and Watch tells them to go on.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
+	// Drain says that the caller's machine goes, and when: it is to be out of the next generation.
+	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step.
 	CommitManifest(context.Context, *CommitManifestRequest) (*CommitManifestResponse, error)
 	// Finished is a worker's last call: its part of the job has ended, and how.
@@ -254,6 +269,9 @@ func (UnimplementedControlServer) Promise(context.Context, *PromiseRequest) (*Pr
 }
 func (UnimplementedControlServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
+}
+func (UnimplementedControlServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
 }
 func (UnimplementedControlServer) CommitManifest(context.Context, *CommitManifestRequest) (*CommitManifestResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CommitManifest not implemented")
@@ -419,6 +437,24 @@ func _Control_Settle_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Drain(ctx, req.(*DrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_CommitManifest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CommitManifestRequest)
 	if err := dec(in); err != nil {
@@ -491,6 +527,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_Settle_Handler,
 		},
 		{
+			MethodName: "Drain",
+			Handler:    _Control_Drain_Handler,
+		},
+		{
 			MethodName: "CommitManifest",
 			Handler:    _Control_CommitManifest_Handler,
 		},
@@ -511,6 +551,7 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	Operator_Status_FullMethodName = "/zerofleet.v1.Operator/Status"
+	Operator_Ask_FullMethodName    = "/zerofleet.v1.Operator/Ask"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -520,6 +561,8 @@ const (
 // Operator is what the coordinator serves to people and their commands.
 type OperatorClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
+	// Ask carries out what a person wants of a run. INVALID_ARGUMENT says why it cannot be.
+	Ask(ctx context.Context, in *AskRequest, opts ...grpc.CallOption) (*AskResponse, error)
 }
 
 type operatorClient struct {
@@ -540,6 +583,16 @@ func (c *operatorClient) Status(ctx context.Context, in *StatusRequest, opts ...
 	return out, nil
 }
 
+func (c *operatorClient) Ask(ctx context.Context, in *AskRequest, opts ...grpc.CallOption) (*AskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AskResponse)
+	err := c.cc.Invoke(ctx, Operator_Ask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -547,6 +600,8 @@ func (c *operatorClient) Status(ctx context.Context, in *StatusRequest, opts ...
 // Operator is what the coordinator serves to people and their commands.
 type OperatorServer interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
+	// Ask carries out what a person wants of a run. INVALID_ARGUMENT says why it cannot be.
+	Ask(context.Context, *AskRequest) (*AskResponse, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -559,6 +614,9 @@ type UnimplementedOperatorServer struct{}
 
 func (UnimplementedOperatorServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedOperatorServer) Ask(context.Context, *AskRequest) (*AskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Ask not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -599,6 +657,24 @@ func _Operator_Status_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_Ask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Ask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Ask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Ask(ctx, req.(*AskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -609,6 +685,10 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Operator_Status_Handler,
+		},
+		{
+			MethodName: "Ask",
+			Handler:    _Operator_Ask_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
