@@ -23,7 +23,7 @@ func TestCheckpointsOfOneRecordAreCommittedInOrder(t *testing.T) {
 		for step := range int64(4) {
 			c.heard[step] = &gathered{manifest: checkpoint.Manifest{Version: checkpoint.Version, Job: "j", Step: step, World: 1, Generation: 1,
 				LossScale: 1, Units: []checkpoint.Unit{{Name: "u"}}, Parts: make([]checkpoint.Part, 1)}}
-			notes = append(notes, note{Step: step, Part: checkpoint.Part{Key: "k", Bytes: 1, SHA256: string(make([]byte, 64))}})
+			notes = append(notes, note{Step: step, Part: checkpoint.Part{Key: "k", Bytes: 1, HeadBytes: 1, SHA256: string(make([]byte, 64))}})
 		}
 		b, err := json.Marshal(notes)
 		if err != nil {

@@ -458,14 +458,46 @@ func (p *place) checkpointSteps(run string) []int {
 	return steps
 }
 
-// flip changes one bit of a file, counted from its end.
-func flip(t *testing.T, path string, fromEnd int) {
+// headBytes is where a checkpoint part's first tensor, a unit's masters, begins: its manifest says so.
+func (p *place) headBytes(part string) int {
+	p.t.Helper()
+	manifests, err := filepath.Glob(filepath.Join(filepath.Dir(part), "*-manifest-*.json"))
+	if err != nil || len(manifests) != 1 {
+		p.t.Fatalf("manifests %v: %v", manifests, err)
+	}
+	text, err := os.ReadFile(manifests[0])
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var m struct {
+		Parts []struct {
+			Key       string
+			HeadBytes int `json:"head_bytes"`
+		}
+	}
+	if err := json.Unmarshal(text, &m); err != nil {
+		p.t.Fatal(err)
+	}
+	for _, x := range m.Parts {
+		if filepath.Base(x.Key) == filepath.Base(part) {
+			return x.HeadBytes
+		}
+	}
+	p.t.Fatalf("%s names no part %s", manifests[0], part)
+	return 0
+}
+
+// flip changes one bit of a file: of byte at, from the end when that is negative.
+func flip(t *testing.T, path string, at int) {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b[len(b)-fromEnd] ^= 1
+	if at < 0 {
+		at += len(b)
+	}
+	b[at] ^= 1
 	if err := os.WriteFile(path, b, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -44,8 +44,8 @@ var matrix = []row{
 	{name: "before the last share, the second", faults: []string{"in-backward@7:0", "before-share@2:2"}, deaths: 2},
 	{name: "before settled, the second", faults: []string{"in-backward@7:0", "after-share@2:2"}, deaths: 2},
 	{name: "two that are not buddies", faults: []string{"in-backward@7:0", "in-backward@7:2"}, deaths: 2},
-	{name: "a rank and its buddy", faults: []string{"in-backward@7:1", "in-backward@7:2"}, deaths: 2, back: "the base model"},
-	{name: "a rank and its buddy, with a checkpoint", faults: []string{"in-backward@7:1", "in-backward@7:2"}, deaths: 2, back: "the checkpoint of step 5",
+	{name: "a rank and its buddy", faults: []string{"in-backward@7:1", "before-report@1:2"}, deaths: 2, back: "the base model"},
+	{name: "a rank and its buddy, with a checkpoint", faults: []string{"in-backward@7:1", "before-report@1:2"}, deaths: 2, back: "the checkpoint of step 5",
 		set: []string{"--set", "checkpoint.every_steps=5"}},
 	{name: "in a checkpoint", faults: []string{"in-checkpoint@5:1"}, deaths: 1, set: []string{"--set", "checkpoint.every_steps=5"}},
 }
