@@ -100,6 +100,10 @@ func Next(v View, now time.Time) Decision {
 	}
 	over := len(silent) < len(v.Current.Members)
 	switch {
+	case over && len(silent) > 0 && reason == "" && v.Instruction.Kind == Reconfigure && v.Instruction.Sequence > v.Current.Handled:
+		// The first has come to the boundary that all were asked for. The others are on their way, and may be finishing a
+		// checkpoint together: that is not cut short.
+		return Decision{Why: fmt.Sprintf("generation %d ends after this step", v.Current.Number)}
 	case over && len(silent) > 0:
 		return Decision{Over: v.Mark.Over < v.Current.Number, Why: reason}
 	case over:
