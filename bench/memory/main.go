@@ -110,6 +110,7 @@ data: {train: [{path: %q, format: text}], sequence_len: 128}
 train: {steps: 1000, global_batch_size: %d, micro_batch_size: 1, optimizer: {name: adamw, learning_rate: 1.0e-5}, precision: bf16, gradient_checkpointing: false}
 sharding: {stage: %d}
 workers: {min: %d, max: %d}
+recovery: {replicas: 0}
 checkpoint: {every_steps: 0}
 output: {dir: %q}
 `, model, text, workers, stage, workers, workers, filepath.Join(dir, "run"))
