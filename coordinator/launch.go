@@ -157,6 +157,11 @@ type run struct {
 
 // open starts the etcd of a locked run folder and takes the lead of its job. The result is to be closed even on error.
 func open(ctx context.Context, folder *runFolder) (r *run, err error) {
+	return openAt(ctx, folder, folder.path("etcd"))
+}
+
+// openAt is open with the etcd's files in another place.
+func openAt(ctx context.Context, folder *runFolder, etcd string) (r *run, err error) {
 	r = &run{folder: folder, log: slog.New(slog.DiscardHandler)}
 	if err := folder.prepare(); err != nil {
 		return r, err
@@ -166,7 +171,7 @@ func open(ctx context.Context, folder *runFolder) (r *run, err error) {
 		return r, fmt.Errorf("open log: %w", err)
 	}
 	r.log = telemetry.Logger(r.logTo, slog.LevelInfo)
-	if r.etcd, err = startEtcd(ctx, folder.path("etcd"), folder.path("logs", "etcd.log")); err != nil {
+	if r.etcd, err = startEtcd(ctx, etcd, folder.path("logs", "etcd.log")); err != nil {
 		return r, err
 	}
 	if r.leader, err = store.New(r.etcd.client, localJob).Lead(ctx, leaderName(), true); err != nil {

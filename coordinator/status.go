@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -30,7 +31,7 @@ const (
 
 // ReadStatus says what the run in a folder is doing, or how it ended. While a coordinator runs it, that is asked;
 // otherwise the folder tells.
-func ReadStatus(ctx context.Context, dir string) (*Status, error) {
+func ReadStatus(ctx context.Context, dir string) (s *Status, err error) {
 	state, err := stateOf(dir)
 	if err != nil {
 		return nil, badInput{err}
@@ -42,8 +43,18 @@ func ReadStatus(ctx context.Context, dir string) (*Status, error) {
 	if err != nil {
 		return askStatus(ctx, dir)
 	}
-	r, err := open(ctx, folder)
-	defer func() { err = errors.Join(err, r.close(), folder.close()) }()
+	defer func() { err = errors.Join(err, folder.close()) }()
+	// From a copy: an etcd writes when it starts, and the disk may be full, or not this user's to write.
+	etcd, err := os.MkdirTemp("", "zerofleet-status-")
+	if err != nil {
+		return nil, fmt.Errorf("read status: %w", err)
+	}
+	defer os.RemoveAll(etcd)
+	if err := os.CopyFS(etcd, os.DirFS(folder.path("etcd"))); err != nil {
+		return nil, fmt.Errorf("read status: %w", err)
+	}
+	r, err := openAt(ctx, folder, etcd)
+	defer func() { err = errors.Join(err, r.close()) }()
 	if err != nil {
 		return nil, err
 	}
