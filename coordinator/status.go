@@ -92,18 +92,17 @@ func operate(ctx context.Context, dir string, do func(context.Context, zerofleet
 	return nil
 }
 
-// AskCheckpoint has a run write a checkpoint after the running step; AskStop has it stop with one; AskResize says how many
-// workers it may use from now on. The run's coordinator must be alive.
+// AskCheckpoint has a run, whose coordinator must be alive, write a checkpoint after the running step.
 func AskCheckpoint(ctx context.Context, dir string) error {
 	return askRun(ctx, dir, &zerofleetv1.AskRequest{Kind: zerofleetv1.InstructionKind(membership.Checkpoint)})
 }
 
-// AskStop is AskCheckpoint's neighbour.
+// AskStop has a living run stop after the running step, with a checkpoint.
 func AskStop(ctx context.Context, dir string) error {
 	return askRun(ctx, dir, &zerofleetv1.AskRequest{Kind: zerofleetv1.InstructionKind(membership.Stop)})
 }
 
-// AskResize is AskCheckpoint's neighbour.
+// AskResize says how many workers a living run may use from now on.
 func AskResize(ctx context.Context, dir string, workers int) error {
 	return askRun(ctx, dir, &zerofleetv1.AskRequest{Max: uint32(workers)})
 }
