@@ -14,8 +14,9 @@ import (
 // board is what each worker is doing at this moment. What decisions are made from is in etcd too; the step that a worker
 // is at is only here, and told again by the next one.
 type board struct {
-	mu     sync.Mutex
-	states map[string]store.State
+	mu      sync.Mutex
+	states  map[string]store.State
+	waiting string // why the run is suspended; "": it is not
 }
 
 func newBoard(known map[string]store.State) *board {
@@ -35,6 +36,23 @@ func (b *board) put(id string, incarnation uint64, told *zerofleetv1.WorkerState
 	return now, was.Incarnation != now.Incarnation || was.Phase != now.Phase || was.Message != now.Message || !maps.Equal(was.MemoryBytes, now.MemoryBytes)
 }
 
+// suspends keeps whether the run is suspended, and why, and says whether it was.
+func (b *board) suspends(now bool, why string) (was bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was = b.waiting != ""
+	if b.waiting = ""; now {
+		b.waiting = why
+	}
+	return was
+}
+
+func (b *board) suspended() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.waiting
+}
+
 func (b *board) get(id string) store.State {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -48,8 +66,11 @@ func (s *server) status(v store.View) *Status {
 		Job: v.Run.Job, RunDir: v.Run.Dir, State: stateOfRun(v), Generation: v.Generation.Number,
 		Losses: s.record.lost().proto(), CheckpointStep: checkpointStep(v), Newest: step, Evaluation: evaluation, CoordinatorPid: int64(os.Getpid()),
 	}
-	if v.Outcome != nil {
+	switch why := s.board.suspended(); {
+	case v.Outcome != nil:
 		out.Message = v.Outcome.Message
+	case why != "":
+		out.State, out.Message = "suspended", why
 	}
 	ids := map[string]bool{}
 	for id := range v.Processes {
@@ -98,6 +119,8 @@ func stateOfRun(v store.View) string {
 		return v.Outcome.State
 	case v.Instruction.Kind == membership.Stop:
 		return "stopping"
+	case v.Run.Paused:
+		return "suspending"
 	case !v.Started():
 		return "waiting"
 	}

@@ -65,16 +65,16 @@ func decide(s situation) decision {
 		return decision{generation: plan.Next, why: plan.Why}
 	case plan.Over:
 		return decision{mark: &membership.Mark{Settled: s.Mark.Settled, Over: s.Generation.Number, Why: plan.Why}, why: plan.Why}
-	case plan.Reconfigure:
+	case plan.Reconfigure && s.Instruction.Kind != membership.Stop:
 		return decision{reconfigure: true, why: plan.Why}
 	}
-	if absent := s.absent(); len(absent) > 0 {
-		return decision{started: absent, why: "not running"}
-	}
-	if plan.Suspended && s.interrupts > 0 {
+	if plan.Suspended && (s.interrupts > 0 || s.Instruction.Kind == membership.Stop) {
 		return decision{atOnce: true, outcome: &store.Outcome{
-			State: store.StateInterrupted, Step: checkpointStep(s.View), Message: "interrupted while suspended", Time: s.now,
+			State: store.StateInterrupted, Step: checkpointStep(s.View), Message: "stopped while suspended", Time: s.now,
 		}}
+	}
+	if absent := s.absent(); len(absent) > 0 && !s.Run.Paused {
+		return decision{started: absent, why: "not running"}
 	}
 	if plan.Suspended {
 		if d, failed := s.deserted(gone, plan.Why); failed {
@@ -93,6 +93,7 @@ func (s situation) view(gone map[string]fault) membership.View {
 	v := membership.View{
 		Current: s.Generation, After: s.Run.After, Min: s.Run.Min, Max: s.Run.Max, Mark: s.Mark, Settled: s.Settled,
 		Gone: map[string]string{}, Promises: s.Promises, Replicas: s.Run.Replicas, Whole: s.Run.Whole, Restore: s.Run.Restore, Instruction: s.Instruction,
+		Paused: s.Run.Paused,
 	}
 	if s.Manifest.Step > 0 {
 		v.Restore = &membership.Restore{Store: s.Run.Store, Manifest: s.Manifest.Bytes, Step: s.Manifest.Step}
@@ -122,7 +123,7 @@ func (s situation) gone() map[string]fault {
 
 // settles says whether every member of the newest generation has its share of the state in place.
 func (s situation) settles(gone map[string]fault) bool {
-	if !s.Started() || s.Mark.Settled >= s.Generation.Number || s.Mark.Over >= s.Generation.Number || len(gone) > 0 {
+	if !s.Started() || s.Generation.Save || s.Mark.Settled >= s.Generation.Number || s.Mark.Over >= s.Generation.Number || len(gone) > 0 {
 		return false
 	}
 	for _, m := range s.Generation.Members {
@@ -133,9 +134,19 @@ func (s situation) settles(gone map[string]fault) bool {
 	return true
 }
 
-// deserted ends a run that has lost workers and will get no others: all have died, or recovery.below_min is fail.
+// deserted ends a run that has lost workers and will get no others: all have died, or recovery.below_min is fail. One that
+// waits because it was asked to, or because the machines of all its workers went, goes on waiting.
 func (s situation) deserted(gone map[string]fault, why string) (decision, bool) {
-	if len(gone) == 0 || len(s.Workers) > 0 && !s.Run.FailBelowMin {
+	lost := slices.Collect(maps.Values(gone))
+	if s.Generation.Save { // those that died before it have no part in it
+		for _, m := range s.Settled.Members {
+			if f, ok := s.memberFault(m); ok && f.sudden && gone[m.ID].id == "" {
+				lost = append(lost, f)
+			}
+		}
+	}
+	died := slices.ContainsFunc(lost, func(f fault) bool { _, noticed := s.Drains[f.id]; return !noticed })
+	if len(lost) == 0 || s.Run.Paused || !s.Run.FailBelowMin && (!died || len(s.Workers) > 0) {
 		return decision{}, false
 	}
 	for _, p := range s.Processes {
@@ -143,7 +154,8 @@ func (s situation) deserted(gone map[string]fault, why string) (decision, bool) 
 			return decision{}, false // it may register yet
 		}
 	}
-	worst := slices.SortedFunc(maps.Values(gone), fault.compare)[0]
+	slices.SortFunc(lost, fault.compare)
+	worst := lost[0]
 	if settled := worst.when.Add(settleTime); s.now.Before(settled) {
 		return decision{again: settled, why: why}, true
 	}
@@ -166,7 +178,7 @@ func (s situation) absent() []string {
 		switch {
 		case !launched && !registered: // at the start, and when the job may use more
 			ids = append(ids, id)
-		case launched && p.Exited && !finished && s.Run.Restart && p.EarlyEnds < maxEarlyEnds:
+		case launched && p.Exited && !finished && (s.Run.Restart && p.EarlyEnds < maxEarlyEnds || s.Run.Resumed.After(p.Time)):
 			ids = append(ids, id)
 		}
 	}
@@ -206,22 +218,10 @@ func (s situation) running() decision {
 		return decision{atOnce: true, outcome: &store.Outcome{
 			State: store.StateInterrupted, Step: checkpointStep(s.View), Message: "interrupted twice: stopped at once", Time: s.now,
 		}}
-	case s.allDrain() && s.Instruction.Kind != membership.Stop:
-		return decision{stop: "the machines of all workers go"}
 	case s.interrupts == 1 && s.Instruction.Kind != membership.Stop:
 		return decision{stop: "interrupted by its user"}
 	}
 	return decision{again: s.nextMissing()}
-}
-
-// allDrain says whether every member's machine goes: then there is nobody to hand over to.
-func (s situation) allDrain() bool {
-	for _, m := range s.Generation.Members {
-		if d, ok := s.Drains[m.ID]; !ok || d.Incarnation != m.Incarnation {
-			return false
-		}
-	}
-	return true
 }
 
 // failure is what ended the run, if anything did: a worker that says that it has failed. One that dies without a word is

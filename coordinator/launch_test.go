@@ -235,7 +235,7 @@ func TestAWorkersDeathEndsTheRun(t *testing.T) {
 		name, fake string
 		words      []string
 	}{
-		{"exit", "die=1@3", []string{"worker 1 (rank 1, process ", "died: exit status 7", "about to die", "worker-1.log", "no checkpoint was kept"}},
+		{"exit", "die=1@3", []string{"worker 1 (rank 1, process ", "died: exit status 7", "about to die", "worker-1.log", "the checkpoint of step", "is kept"}},
 		{"failure", "fail=0@2", []string{"worker 0 (rank 0, ", "failed: loss is not a number in tensor model.norm.weight"}},
 		{"refusal", "refuse=1", []string{"worker 1 (process", "ended before it was part of a generation: exit status 3", "does not like its job"}},
 		{"kernels", "differs=1", []string{"worker 1 (rank 1, ", "computes other bits than worker 0"}},

@@ -52,7 +52,6 @@ type reconciler struct {
 	exits      []exit // of processes, not in etcd yet
 	pinned     bool   // job.resolved.yaml has the fingerprint
 	ending     *ending
-	suspended  bool
 	lost       time.Time // when the loss that is being recovered from was seen; zero: none is
 }
 
@@ -172,11 +171,23 @@ func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
 		r.ending = r.ends(d, now)
 		return now, nil
 	}
-	if d.suspended && !r.suspended {
-		r.record.event("suspended", "suspended: the state is safe, and the job goes on when there are workers enough", d.why, nil)
-	}
-	r.suspended = d.suspended
+	r.suspends(v, d)
 	return d.again, nil
+}
+
+// suspends tells when the run stops making steps for now, and when it makes them again.
+func (r *reconciler) suspends(v store.View, d decision) {
+	was := r.server.board.suspends(d.suspended, d.why)
+	switch {
+	case d.suspended && !was:
+		r.lost = time.Time{}
+		r.record.event("suspended", fmt.Sprintf("suspended: the checkpoint of step %d has the state", checkpointStep(v)), d.why, nil)
+	case !d.suspended && was:
+		r.record.event("resumed", "the job goes on", d.why, nil)
+	}
+	if d.suspended != was {
+		r.publish(r.server.status(v))
+	}
 }
 
 // keepFingerprint writes what the job's kernels compute into job.resolved.yaml, once it is known.
@@ -213,7 +224,13 @@ func (r *reconciler) generation(ctx context.Context, v store.View, g membership.
 	ctx, span := r.tracer.Start(ctx, "generation", trace.WithAttributes(
 		attribute.Int64("generation", int64(g.Number)), attribute.Int("world_size", len(g.Members))))
 	defer span.End()
-	if err := r.leader.PutGeneration(ctx, v.Generation.Number, g); err != nil {
+	stays := func(m membership.Member) bool {
+		_, holds := v.Settled.Rank(m.ID, m.Incarnation)
+		w, living := v.Workers[m.ID]
+		p := v.Promises[m.ID]
+		return g.Handover != nil && holds && living && w.Incarnation == m.Incarnation && p.Incarnation == m.Incarnation
+	}
+	if err := r.leader.PutGeneration(ctx, v.Generation.Number, g, stays); err != nil {
 		return err
 	}
 	if v.Started() {
@@ -230,7 +247,11 @@ func (r *reconciler) generation(ctx context.Context, v store.View, g membership.
 	case g.Restore != nil:
 		from = fmt.Sprintf("the checkpoint of step %d", g.Restore.Step)
 	}
-	r.record.event("generation", fmt.Sprintf("generation %d: %d workers, starting from %s", g.Number, len(g.Members), from), why,
+	what := fmt.Sprintf("generation %d: %d workers, starting from %s", g.Number, len(g.Members), from)
+	if g.Save {
+		what = fmt.Sprintf("generation %d: %d workers, which write %s to a checkpoint", g.Number, len(g.Members), from)
+	}
+	r.record.event("generation", what, why,
 		map[string]string{"generation": fmt.Sprint(g.Number), "workers": strings.Join(ids, " ")})
 	return nil
 }
@@ -244,7 +265,15 @@ func (r *reconciler) loses() {
 
 // mark says that a generation is over, or settled.
 func (r *reconciler) mark(ctx context.Context, v store.View, m membership.Mark) error {
-	if err := r.leader.PutMark(ctx, m); err != nil {
+	var left []membership.Member
+	if m.Settled > v.Mark.Settled {
+		for _, was := range v.Settled.Members {
+			if _, stays := v.Generation.Rank(was.ID, was.Incarnation); !stays {
+				left = append(left, was)
+			}
+		}
+	}
+	if err := r.leader.PutMark(ctx, m, left...); err != nil {
 		return err
 	}
 	number := fmt.Sprint(v.Generation.Number)
@@ -311,7 +340,7 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 	}
 	r.log.Info("worker process ended", "worker", e.id, "pid", p.PID, "status", p.Status)
 	if f, ok := v.Finished[e.id]; r.ending == nil && (!ok || f.Incarnation != w.Incarnation) {
-		if d, ok := v.Drains[e.id]; ok && d.Incarnation == w.Incarnation && w.Removed {
+		if d, ok := v.Drains[e.id]; ok && d.Incarnation == w.Incarnation && (w.Removed || v.Generation.Save) {
 			r.record.event("worker_drained", fmt.Sprintf("worker %s (process %d) has left", e.id, p.PID), d.Why, map[string]string{"worker": e.id})
 			return r.leader.PutProcess(ctx, p)
 		}
@@ -343,6 +372,20 @@ func (r *reconciler) carry(ctx context.Context, a ask) error {
 		run := v.Run
 		run.Max = a.max
 		r.record.event("resized", fmt.Sprintf("the job may use %d workers", a.max), fmt.Sprintf("asked for; it was %d", v.Run.Max), nil)
+		return r.leader.PutRun(ctx, run)
+	case a.suspend, a.resume:
+		v, err := r.leader.View(ctx)
+		if err != nil || v.Run.Paused == a.suspend {
+			return err
+		}
+		run := v.Run
+		run.Paused = a.suspend
+		if a.resume {
+			run.Resumed = time.Now()
+			r.record.event("resuming", "asked to go on", "", nil)
+		} else {
+			r.record.event("suspending", "workers checkpoint after the running step and wait", "asked for", nil)
+		}
 		return r.leader.PutRun(ctx, run)
 	case a.kind == membership.Stop:
 		r.record.event("stopping", "workers checkpoint after the running step and stop", "asked for", nil)

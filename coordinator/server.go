@@ -45,11 +45,12 @@ type server struct {
 	asks chan ask
 }
 
-// ask is one thing that a person wants: an instruction, or another number of workers.
+// ask is one thing that a person wants: another number of workers, to wait, to go on, or else an instruction.
 type ask struct {
-	kind membership.InstructionKind
-	max  int // 0: an instruction
-	done chan error
+	kind            membership.InstructionKind
+	max             int // 0: something else
+	suspend, resume bool
+	done            chan error
 }
 
 // serve answers on l until the returned function is called, which ends every call under way and waits for it.
@@ -333,8 +334,8 @@ func (s *server) Finished(ctx context.Context, r *zerofleetv1.FinishedRequest) (
 }
 
 func (s *server) Ask(ctx context.Context, r *zerofleetv1.AskRequest) (*zerofleetv1.AskResponse, error) {
-	a := ask{kind: membership.InstructionKind(r.GetKind()), max: int(r.GetMax()), done: make(chan error, 1)}
-	if a.max == 0 && a.kind != membership.Checkpoint && a.kind != membership.Stop {
+	a := ask{kind: membership.InstructionKind(r.GetKind()), max: int(r.GetMax()), suspend: r.GetSuspend(), resume: r.GetResume(), done: make(chan error, 1)}
+	if a.max == 0 && !a.suspend && !a.resume && a.kind != membership.Checkpoint && a.kind != membership.Stop {
 		return nil, status.Errorf(codes.InvalidArgument, "instruction %s: want checkpoint or stop", a.kind)
 	}
 	select {

@@ -107,6 +107,16 @@ func AskResize(ctx context.Context, dir string, workers int) error {
 	return askRun(ctx, dir, &zerofleetv1.AskRequest{Max: uint32(workers)})
 }
 
+// AskSuspend has a living run checkpoint after the running step, free its state, and wait.
+func AskSuspend(ctx context.Context, dir string) error {
+	return askRun(ctx, dir, &zerofleetv1.AskRequest{Suspend: true})
+}
+
+// AskResume has a suspended run go on.
+func AskResume(ctx context.Context, dir string) error {
+	return askRun(ctx, dir, &zerofleetv1.AskRequest{Resume: true})
+}
+
 func askRun(ctx context.Context, dir string, r *zerofleetv1.AskRequest) error {
 	state, err := stateOf(dir)
 	if err != nil {

@@ -42,6 +42,9 @@ type Generation struct {
 	// Handover is the state that members hold already.
 	Handover *Handover
 	Handled  uint64 // instructions up to this sequence are carried out
+	// Save says that the members write the state that Handover names to a checkpoint, each what it holds, and end the
+	// generation: it never settles. With Release they then free it.
+	Save, Release bool
 }
 
 // Rank is the rank of worker id's given incarnation, and whether it is a member at all.
@@ -127,7 +130,8 @@ const (
 
 // GenerationFromProto and Proto translate a generation from and to the wire.
 func GenerationFromProto(p *zerofleetv1.Generation) Generation {
-	g := Generation{Number: p.GetNumber(), Why: p.GetWhy(), Handover: handoverFromProto(p.GetHandover()), Handled: p.GetHandled()}
+	g := Generation{Number: p.GetNumber(), Why: p.GetWhy(), Handover: handoverFromProto(p.GetHandover()), Handled: p.GetHandled(),
+		Save: p.GetSave(), Release: p.GetRelease()}
 	for _, m := range p.GetMembers() {
 		g.Members = append(g.Members, Member{ID: m.GetId(), Incarnation: m.GetIncarnation(), Rank: int(m.GetRank()), Addr: m.GetAddr(), Host: m.GetHost()})
 	}
@@ -139,7 +143,8 @@ func GenerationFromProto(p *zerofleetv1.Generation) Generation {
 
 // Proto is g on the wire.
 func (g Generation) Proto() *zerofleetv1.Generation {
-	p := &zerofleetv1.Generation{Number: g.Number, Why: g.Why, Handover: g.Handover.Proto(), Handled: g.Handled}
+	p := &zerofleetv1.Generation{Number: g.Number, Why: g.Why, Handover: g.Handover.Proto(), Handled: g.Handled,
+		Save: g.Save, Release: g.Release}
 	for _, m := range g.Members {
 		p.Members = append(p.Members, &zerofleetv1.Member{Id: m.ID, Incarnation: m.Incarnation, Rank: uint32(m.Rank), Addr: m.Addr, Host: m.Host})
 	}

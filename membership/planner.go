@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,6 +44,8 @@ type View struct {
 	Restore *Restore
 	// Instruction is the newest one that is in force.
 	Instruction Instruction
+	// Paused says that the job is to be suspended until it is resumed.
+	Paused bool
 }
 
 // Drain is a worker's word that its machine goes.
@@ -56,6 +59,12 @@ type Drain struct {
 // abandoned in the middle of its step.
 const handoverTime = 5 * time.Second
 
+// Reasons that are given, and recognised.
+const (
+	askedToWait = "asked to wait"
+	allGo       = "the machines of all workers go"
+)
+
 // Decision is what the planner wants. At most one of the first three is set.
 type Decision struct {
 	// Next is the generation to write; nil: none now.
@@ -64,7 +73,8 @@ type Decision struct {
 	Over bool
 	// Reconfigure asks the members to end the generation after the running step.
 	Reconfigure bool
-	// Suspended says that there are too few workers to go on.
+	// Suspended says that the job does not go on for now: it was asked to wait, there are too few workers, or all machines go.
+	// What was in memory is in a checkpoint.
 	Suspended bool
 	// Why says it in words, for the event log.
 	Why string
@@ -82,28 +92,27 @@ func Next(v View, now time.Time) Decision {
 		return start(v, now)
 	}
 	var silent []string
-	reason := ""
+	died, left := "", "" // the first reason of each kind: a death says more than what it did to the others
 	for _, m := range v.Current.Members {
-		if why, dead := v.Gone[m.ID]; dead {
-			if reason == "" {
-				reason = why
-			}
-			continue
+		p, promised := v.Promises[m.ID]
+		promised = promised && p.Incarnation == m.Incarnation && p.Generation == v.Current.Number
+		switch why, dead := v.Gone[m.ID]; {
+		case dead && died == "":
+			died = why
+		case dead:
+		case !promised:
+			silent = append(silent, m.ID)
+		case left == "" && p.Why != "":
+			left = fmt.Sprintf("worker %s: %s", m.ID, p.Why)
 		}
-		if p, ok := v.Promises[m.ID]; ok && p.Incarnation == m.Incarnation && p.Generation == v.Current.Number {
-			if reason == "" && p.Why != "" {
-				reason = fmt.Sprintf("worker %s: %s", m.ID, p.Why)
-			}
-			continue
-		}
-		silent = append(silent, m.ID)
 	}
+	reason := cmp.Or(died, left)
 	over := len(silent) < len(v.Current.Members)
 	switch {
-	case over && len(silent) > 0 && reason == "" && v.Instruction.Kind == Reconfigure && v.Instruction.Sequence > v.Current.Handled:
+	case over && len(silent) > 0 && reason == "" && (v.Current.Save || v.Instruction.Kind == Reconfigure && v.Instruction.Sequence > v.Current.Handled):
 		// The first has come to the boundary that all were asked for. The others are on their way, and may be finishing a
 		// checkpoint together: that is not cut short.
-		return Decision{Why: fmt.Sprintf("generation %d ends after this step", v.Current.Number)}
+		return Decision{Why: fmt.Sprintf("generation %d ends", v.Current.Number)}
 	case over && len(silent) > 0:
 		return Decision{Over: v.Mark.Over < v.Current.Number, Why: reason}
 	case over:
@@ -113,8 +122,12 @@ func Next(v View, now time.Time) Decision {
 			reason = v.Instruction.Why
 		case v.Mark.Over == v.Current.Number:
 			reason = v.Mark.Why
+		case v.Current.Save:
+			reason = v.Current.Why
 		}
 		return plan(v, reason)
+	case v.Current.Save:
+		return Decision{Why: fmt.Sprintf("generation %d writes its state to a checkpoint", v.Current.Number)}
 	case v.Mark.Settled < v.Current.Number:
 		return Decision{Why: fmt.Sprintf("generation %d takes over its state", v.Current.Number)}
 	}
@@ -132,27 +145,34 @@ func Next(v View, now time.Time) Decision {
 	return Decision{Why: fmt.Sprintf("generation %d stands", v.Current.Number)}
 }
 
-// drains says whose machine goes first, and when; "" for nobody's. All of them at once is not the planner's to answer.
+// drains says whose machine goes first, and when; "" for nobody's.
 func drains(v View) (why string, deadline time.Time) {
 	n := 0
 	for _, m := range v.Current.Members {
-		d, ok := v.Draining[m.ID]
-		if !ok || d.Incarnation != m.Incarnation {
-			continue
-		}
-		if n++; why == "" || d.Deadline.Before(deadline) {
-			why, deadline = fmt.Sprintf("worker %s drains: %s", m.ID, d.Why), d.Deadline
+		if d, ok := v.drains(m.ID, m.Incarnation); ok {
+			if n++; why == "" || d.Deadline.Before(deadline) {
+				why, deadline = fmt.Sprintf("worker %s drains: %s", m.ID, d.Why), d.Deadline
+			}
 		}
 	}
-	if n == len(v.Current.Members) {
-		return "", time.Time{}
+	if n > 1 && n == len(v.Current.Members) {
+		why = allGo
 	}
 	return why, deadline
+}
+
+// drains says whether this life of a worker is told that its machine goes.
+func (v View) drains(id string, incarnation uint64) (Drain, bool) {
+	d, ok := v.Draining[id]
+	return d, ok && d.Incarnation == incarnation
 }
 
 // other says why the job should have other members, though all of them are well; "" when it should not.
 func other(v View) string {
 	have := len(v.Current.Members)
+	if v.Paused {
+		return askedToWait
+	}
 	if have > v.Max {
 		return fmt.Sprintf("%d workers, and the job may use %d", have, v.Max)
 	}
@@ -167,7 +187,7 @@ func joiners(v View) []Candidate {
 	var list []Candidate
 	for _, w := range v.Workers {
 		_, member := v.Current.Rank(w.ID, w.Incarnation)
-		if d, draining := v.Draining[w.ID]; !member && w.Ready && (!draining || d.Incarnation != w.Incarnation) {
+		if _, draining := v.drains(w.ID, w.Incarnation); !member && w.Ready && !draining {
 			list = append(list, w)
 		}
 	}
@@ -177,56 +197,126 @@ func joiners(v View) []Candidate {
 
 // plan is the generation after Current, whose living members have all promised.
 func plan(v View, reason string) Decision {
-	living := map[string]Candidate{}
-	for _, w := range v.Workers {
-		living[w.ID] = w
-	}
-	var survivors []Candidate
-	for _, m := range v.Current.Members { // survivors keep their order
-		c, ok := living[m.ID]
-		if _, dead := v.Gone[m.ID]; !dead && ok && c.Incarnation == m.Incarnation {
-			survivors = append(survivors, c)
-		}
-	}
-	stay := fewer(v, survivors)
+	have := holders(v)
+	stay := fewer(v, have)
 	if free := v.Max - len(stay); free > 0 {
 		come := joiners(v)
 		stay = append(stay, come[:min(free, len(come))]...)
 	}
-	g := &Generation{Number: v.Current.Number + 1, Why: reason, Members: members(stay)}
-	if len(g.Members) < max(v.Min, 1) {
-		return Decision{Suspended: true, Why: fmt.Sprintf("%d of %d workers live, the job needs %d: suspended (%s)", len(g.Members), v.Max, v.Min, reason)}
+	next := members(stay)
+	from, lost := handover(v, have, next)
+	wait := waits(v, stay)
+	if wait != "" || lost != "" {
+		// What only memory has, and the next generation would not have, is written down first.
+		if g := save(v, have, reason); g != nil {
+			return Decision{Next: g, Why: g.Why}
+		}
 	}
-	if v.Instruction.Kind == Reconfigure {
-		g.Handled = v.Instruction.Sequence
+	if wait != "" {
+		if reason != "" && !strings.HasPrefix(reason, wait) {
+			wait = fmt.Sprintf("%s (%s)", wait, reason)
+		}
+		return Decision{Suspended: true, Why: wait}
 	}
-	g.Handled = max(g.Handled, v.Current.Handled)
-	var lost string
-	if g.Handover, lost = handover(v, survivors, g.Members); g.Handover == nil {
+	if reason == askedToWait {
+		reason = "asked to go on"
+	}
+	g := &Generation{Number: v.Current.Number + 1, Why: reason, Members: next, Handover: from, Handled: v.handled()}
+	if from == nil {
 		g.Restore = v.Restore
 	}
 	if lost != "" {
-		from := "the base model"
+		back := "the base model"
 		if g.Restore != nil {
-			from = fmt.Sprintf("the checkpoint of step %d", g.Restore.Step)
+			back = fmt.Sprintf("the checkpoint of step %d", g.Restore.Step)
 		}
-		g.Why = strings.TrimPrefix(fmt.Sprintf("%s; %s: back to %s", reason, lost, from), "; ")
+		if v.Current.Save { // everything had been written down
+			lost = "going on"
+		}
+		g.Why = strings.TrimPrefix(fmt.Sprintf("%s; %s: from %s", reason, lost, back), "; ")
 	}
 	return Decision{Next: g, Why: g.Why}
 }
 
-// fewer are the members that go on: those that drain leave, and in a job that may use fewer workers the last ranks, but none whose
-// state is lost without it. What a rank that leaves had is served from its buddy, so of the two only one leaves at a time.
-func fewer(v View, survivors []Candidate) []Candidate {
+// waits says why a job with these workers does not go on for now; "" when it does.
+func waits(v View, stay []Candidate) string {
+	if v.Paused {
+		return askedToWait
+	}
+	if len(stay) < max(v.Min, 1) {
+		return fmt.Sprintf("%d of %d workers live, the job needs %d", len(stay), v.Max, v.Min)
+	}
+	for _, w := range stay {
+		if _, draining := v.drains(w.ID, w.Incarnation); !draining {
+			return ""
+		}
+	}
+	return allGo
+}
+
+// save is the generation that writes to a checkpoint what its members have in memory; nil when that is not all of the
+// state, or there is a checkpoint of it. It moves nothing and makes no step: who holds a shard writes it.
+func save(v View, have []Candidate, reason string) *Generation {
+	all := members(have)
+	h, _ := handover(v, have, all)
+	if h == nil {
+		return nil
+	}
+	saved := int64(0) // the base model is never lost
+	if r := v.Restore; r != nil && !r.WeightsOnly {
+		saved = int64(r.Step)
+	}
+	if h.Step <= saved {
+		return nil
+	}
+	return &Generation{Number: v.Current.Number + 1, Why: reason, Members: all, Handover: h, Handled: v.handled(), Save: true, Release: v.Paused}
+}
+
+// handled is the newest instruction that has been carried out when Current has ended.
+func (v View) handled() uint64 {
+	if v.Instruction.Kind == Reconfigure {
+		return max(v.Instruction.Sequence, v.Current.Handled)
+	}
+	return v.Current.Handled
+}
+
+// holders are the living members of Current, in their order, then those that left the settled generation for one that has
+// not settled yet: what they have may still be needed.
+func holders(v View) []Candidate {
+	living := map[string]Candidate{}
+	for _, w := range v.Workers {
+		living[w.ID] = w
+	}
+	var have []Candidate
+	for _, of := range [][]Member{v.Current.Members, v.Settled.Members} {
+		for _, m := range of {
+			c, ok := living[m.ID]
+			if _, dead := v.Gone[m.ID]; dead || !ok || c.Incarnation != m.Incarnation {
+				continue
+			}
+			delete(living, m.ID)
+			have = append(have, c)
+		}
+	}
+	return have
+}
+
+// fewer are the members that go on: those that drain or have left already leave, and in a job that may use fewer workers the
+// last ranks, but none whose state is lost without it. What a rank that leaves had is served from its buddy, so of the two only one
+// leaves at a time.
+func fewer(v View, have []Candidate) []Candidate {
 	whole := func(list []Candidate) bool {
-		_, lost := handover(v, survivors, members(list))
+		_, lost := handover(v, have, members(list))
 		return lost == ""
 	}
-	stay := slices.Clone(survivors)
+	leaves := func(c Candidate) bool {
+		_, draining := v.drains(c.ID, c.Incarnation)
+		_, member := v.Current.Rank(c.ID, c.Incarnation)
+		return draining || !member
+	}
+	stay := slices.Clone(have)
 	for i := len(stay) - 1; i >= 0 && len(stay) > 1; i-- {
-		d, draining := v.Draining[stay[i].ID]
-		rest := slices.Delete(slices.Clone(stay), i, i+1)
-		if draining && d.Incarnation == stay[i].Incarnation && whole(rest) {
+		if rest := slices.Delete(slices.Clone(stay), i, i+1); leaves(stay[i]) && (whole(rest) || !whole(stay)) {
 			stay = rest
 		}
 	}
@@ -251,9 +341,9 @@ func members(list []Candidate) []Member {
 }
 
 // handover finds the settled state among the members of the next generation: from each shard's owner, else from its buddy.
-// The newest step is what any survivor reports, also one that leaves: its report has the records to complete the step
+// The newest step is what any of have reports, also one that leaves: its report has the records to complete the step
 // from. lost says what is missing, if anything is.
-func handover(v View, survivors []Candidate, next []Member) (h *Handover, lost string) {
+func handover(v View, have []Candidate, next []Member) (h *Handover, lost string) {
 	if v.Mark.Settled <= v.After {
 		return nil, "" // nothing was settled in this run yet
 	}
@@ -264,7 +354,7 @@ func handover(v View, survivors []Candidate, next []Member) (h *Handover, lost s
 		held, ok := p.of(v.Mark.Settled)
 		return held, ok && p.Incarnation == incarnation
 	}
-	for _, c := range survivors {
+	for _, c := range have {
 		if held, ok := of(c.ID, c.Incarnation); ok && held.Step > h.Step {
 			h.Step, h.OptimizerStep, h.Records, h.Cursor = held.Step, held.OptimizerStep, held.Records, held.Cursor
 		}
@@ -305,6 +395,8 @@ func handover(v View, survivors []Candidate, next []Member) (h *Handover, lost s
 func start(v View, now time.Time) Decision {
 	have := fmt.Sprintf("%d of %d workers registered", len(v.Workers), v.Max)
 	switch {
+	case v.Paused:
+		return Decision{Suspended: true, Why: askedToWait}
 	case len(v.Workers) >= v.Max:
 		return Decision{Next: first(v, have), Why: have}
 	case len(v.Workers) < v.Min:

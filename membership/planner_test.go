@@ -30,6 +30,8 @@ var update = flag.Bool("update", false, "rewrite testdata")
 //	drain 1 30s                            its machine goes then
 //	resize 2                               the job may use so many workers
 //	checkpoint 5                           is committed
+//	saved                                  the newest generation has written its state to a checkpoint and promises
+//	pause, resume                          asked for
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -122,6 +124,9 @@ func (s *script) command(f []string) (err error) {
 				s.held[m.ID] = s.held[m.ID][len(s.held[m.ID])-1:]
 			}
 		}
+		for _, m := range v.Settled.Members {
+			s.leave(m)
+		}
 		v.Mark.Settled, v.Settled = v.Current.Number, v.Current
 	case "built":
 		s.build(args...)
@@ -156,6 +161,16 @@ func (s *script) command(f []string) (err error) {
 		step, err := strconv.ParseUint(args[0], 10, 64)
 		v.Restore = &Restore{Step: step}
 		return err
+	case "saved":
+		v.Restore = &Restore{Step: uint64(v.Current.Handover.Step)}
+		for _, m := range v.Current.Members {
+			if v.Current.Release {
+				delete(s.held, m.ID)
+			}
+			v.Promises[m.ID] = Promise{Incarnation: m.Incarnation, Generation: v.Current.Number, Held: slices.Clone(s.held[m.ID])}
+		}
+	case "pause", "resume":
+		v.Paused = f[0] == "pause"
 	default:
 		return fmt.Errorf("no such command")
 	}
@@ -213,14 +228,25 @@ func (s *script) decide(t *testing.T) string {
 	return ""
 }
 
-// write makes g the newest generation: who was a member and is not in it is let go.
+// leave lets a worker go that is no member of the newest generation.
+func (s *script) leave(m Member) {
+	if _, stays := s.view.Current.Rank(m.ID, m.Incarnation); !stays {
+		s.view.Workers = slices.DeleteFunc(s.view.Workers, func(c Candidate) bool { return c.ID == m.ID && c.Incarnation == m.Incarnation })
+	}
+}
+
+// write makes g the newest generation: who was a member and is not in it is let go, at once if it has nothing that may be
+// needed.
 func (s *script) write(g Generation) {
 	v := &s.view
-	for _, m := range v.Current.Members {
-		if _, stays := g.Rank(m.ID, m.Incarnation); !stays {
-			v.Workers = slices.DeleteFunc(v.Workers, func(c Candidate) bool { return c.ID == m.ID && c.Incarnation == m.Incarnation })
+	left := v.Current.Members
+	defer func() {
+		for _, m := range left {
+			if _, holds := v.Settled.Rank(m.ID, m.Incarnation); !holds || g.Handover == nil {
+				s.leave(m)
+			}
 		}
-	}
+	}()
 	for _, m := range g.Members { // what was built for a generation that came to nothing goes
 		held := s.held[m.ID]
 		s.held[m.ID] = slices.DeleteFunc(held, func(h Held) bool { return g.Handover == nil || h.Generation != g.Handover.Settled })
@@ -235,6 +261,12 @@ func (s *script) write(g Generation) {
 
 func written(g *Generation) string {
 	s := fmt.Sprintf("generation %d:", g.Number)
+	switch {
+	case g.Release:
+		s = fmt.Sprintf("generation %d saves and frees:", g.Number)
+	case g.Save:
+		s = fmt.Sprintf("generation %d saves:", g.Number)
+	}
 	for _, m := range g.Members {
 		s += fmt.Sprintf(" %d=%s", m.Rank, m.ID)
 		if m.Incarnation > 1 {

@@ -40,6 +40,7 @@ type incarnation struct {
 	leaves     *leaves
 	settled    *state // of the newest settled generation, nil before the first
 	unsettled  *state // built, and not known to be settled
+	unsaved    int     // how often in a row the state could not be saved
 	generation membership.Generation
 }
 
@@ -94,7 +95,10 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 		}
 		i.generation = g
 		if _, member := g.Rank(w.session.ID(), w.session.Incarnation()); !member {
-			if d.noticed.Load() {
+			if err := i.left(ctx, g); err != nil {
+				return train.Outcome{}, err
+			}
+			if i.settled == nil && d.noticed.Load() {
 				return train.Outcome{}, errDrained
 			}
 			continue // the next one may have a place for it
@@ -105,7 +109,34 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 		if err != nil || !out.Reconfigure {
 			return out, err
 		}
+		if g.Save && d.noticed.Load() {
+			return train.Outcome{}, errDrained // its state is written down, and nobody is left to take it over
+		}
 	}
+}
+
+// left keeps what this worker has for a generation without it until that is settled: before, the one after may need it.
+func (i *incarnation) left(ctx context.Context, g membership.Generation) error {
+	if i.settled == nil && i.unsettled == nil {
+		return nil
+	}
+	settled, err := i.session.Settled(ctx, g.Number)
+	if err != nil || !settled {
+		return err
+	}
+	return i.release()
+}
+
+// release frees what this worker has of the job's state.
+func (i *incarnation) release() error {
+	var errs []error
+	for _, s := range []*state{i.settled, i.unsettled} {
+		if s != nil {
+			errs = append(errs, s.t.Close())
+		}
+	}
+	i.settled, i.unsettled = nil, nil
+	return errors.Join(errs...)
 }
 
 // load opens what the job needs.
@@ -141,13 +172,7 @@ func (i *incarnation) load(ctx context.Context) (err error) {
 }
 
 func (i *incarnation) close() error {
-	var errs []error
-	for _, s := range []*state{i.settled, i.unsettled} {
-		if s != nil {
-			errs = append(errs, s.t.Close())
-		}
-	}
-	errs = append(errs, i.leaves.close())
+	errs := []error{i.release(), i.leaves.close()}
 	if i.backend != nil {
 		errs = append(errs, i.backend.Close())
 	}
@@ -189,7 +214,7 @@ func (i *incarnation) member(ctx context.Context, g membership.Generation) (trai
 		return out, context.Cause(ctx)
 	case err == nil && !out.Reconfigure:
 		return out, nil
-	case err == nil, errors.As(over, &told), errors.Is(err, collective.ErrPeer), errors.Is(err, collective.ErrFenced), errors.Is(err, collective.ErrStalled):
+	case err == nil, errors.As(over, &told), errors.Is(err, collective.ErrPeer), errors.Is(err, collective.ErrFenced), errors.Is(err, collective.ErrStalled), errors.Is(err, train.ErrSave):
 		return train.Outcome{Reconfigure: true}, i.promise(ctx, g, out.Reconfigure, err)
 	}
 	return out, err
@@ -231,6 +256,9 @@ func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.
 	defer group.Close()
 	if err := i.sort(g); err != nil {
 		return train.Outcome{}, err
+	}
+	if g.Save {
+		return train.Outcome{Reconfigure: true}, i.save(ctx, group, g)
 	}
 	if !i.announced {
 		if i.manifest.Fingerprint, err = i.fingerprint(ctx, g, group.Rank(), i.backend, i.dec, i.options); err != nil {
@@ -305,19 +333,11 @@ func (i *incarnation) join(ctx context.Context, g membership.Generation) (collec
 // base model. It returns the bytes that came from other ranks, and from a checkpoint.
 func (i *incarnation) fill(ctx context.Context, t *train.Trainer, g membership.Generation) (received, restored int64, err error) {
 	if h := g.Handover; h != nil {
-		var old *train.Trainer
-		if i.settled != nil && i.settled.generation == h.Settled {
-			old = i.settled.t
-			if err := old.Complete(h.Step, h.Records); err != nil {
-				return 0, 0, err
-			}
+		old, err := i.complete(h)
+		if err != nil {
+			return 0, 0, err
 		}
-		from := train.Handover{World: h.World, Step: h.Step, OptimizerStep: h.OptimizerStep, Records: h.Records,
-			Cursor: checkpoint.Cursor{Epoch: h.Cursor.Epoch, Sample: h.Cursor.Sample}}
-		for _, x := range h.Holders {
-			from.Holders = append(from.Holders, train.Holder{Rank: x.Rank, Replica: x.Replica})
-		}
-		received, err = t.TakeOver(ctx, old, from)
+		received, err = t.TakeOver(ctx, old, handover(h))
 		return received, 0, err
 	}
 	if g.Restore == nil {
@@ -340,6 +360,55 @@ func (i *incarnation) fill(ctx context.Context, t *train.Trainer, g membership.G
 	}
 	return 0, reader.BytesRead(), err
 }
+
+// complete is what this worker has of the settled generation that h names, at h's step; nil when it was not in it.
+func (i *incarnation) complete(h *membership.Handover) (*train.Trainer, error) {
+	if i.settled == nil || i.settled.generation != h.Settled {
+		return nil, nil
+	}
+	return i.settled.t, i.settled.t.Complete(h.Step, h.Records)
+}
+
+func handover(h *membership.Handover) train.Handover {
+	from := train.Handover{World: h.World, Step: h.Step, OptimizerStep: h.OptimizerStep, Records: h.Records,
+		Cursor: checkpoint.Cursor{Epoch: h.Cursor.Epoch, Sample: h.Cursor.Sample}}
+	for _, x := range h.Holders {
+		from.Holders = append(from.Holders, train.Holder{Rank: x.Rank, Replica: x.Replica})
+	}
+	return from
+}
+
+// save is this worker's part of a generation that only writes its state down.
+func (i *incarnation) save(ctx context.Context, group collective.Group, g membership.Generation) error {
+	old, err := i.complete(g.Handover)
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		i.session.ReportState(membership.Checkpointing, "", uint64(g.Handover.Step), nil)
+	}
+	err = train.Save(ctx, group, old, handover(g.Handover), i.store, i.manifest, i.commit)
+	switch {
+	case errors.Is(err, train.ErrSave):
+		i.o.Log.Warn("the state is kept, and its checkpoint tried again", "error", err)
+		i.unsaved++
+		select {
+		case <-time.After(min(time.Duration(i.unsaved)*time.Second, maxSaveWait)):
+		case <-ctx.Done():
+		}
+		return err
+	case err != nil:
+		return err
+	}
+	i.unsaved = 0
+	if g.Release {
+		return i.release()
+	}
+	return nil
+}
+
+// maxSaveWait is how long a store that has refused a suspended job's state again and again is left alone.
+const maxSaveWait = 30 * time.Second
 
 // run trains in a settled generation.
 func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collective.Group, g membership.Generation) (train.Outcome, error) {

@@ -18,6 +18,14 @@ func cancelCommand() *cobra.Command {
 	return askCommand("cancel RUN", "stop a run after the running step, with a checkpoint", coordinator.AskStop)
 }
 
+func suspendCommand() *cobra.Command {
+	return askCommand("suspend RUN", "have a run checkpoint after the running step, free its memory, and wait for resume", coordinator.AskSuspend)
+}
+
+func resumeCommand() *cobra.Command {
+	return askCommand("resume RUN", "have a suspended run go on", coordinator.AskResume)
+}
+
 func askCommand(use, short string, do func(ctx context.Context, dir string) error) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: args(cobra.ExactArgs(1)), RunE: func(c *cobra.Command, given []string) error {
 		return do(c.Context(), given[0])

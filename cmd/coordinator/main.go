@@ -36,7 +36,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.AddCommand(
 		launchCommand(), planCommand(), statusCommand(), hashCommand(), checkpointsCommand(), exportCommand(),
-		dataCommand(), generateCommand(), chaosCommand(), checkpointCommand(), cancelCommand(), resizeCommand(), schemaCommand(), versionCommand(),
+		dataCommand(), generateCommand(), chaosCommand(), checkpointCommand(), cancelCommand(), resizeCommand(), suspendCommand(), resumeCommand(), schemaCommand(), versionCommand(),
 	)
 	err := root.ExecuteContext(ctx)
 	var exit exitStatus

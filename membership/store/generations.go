@@ -21,8 +21,8 @@ const (
 
 // PutGeneration writes the next generation: in one transaction that compares the election key and that the generation
 // before it, g.Number-1 or whatever number the job went on from, is still the newest. Members of that one that are not in
-// g are removed with it: fenced.
-func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membership.Generation) error {
+// g are removed with it, fenced, but those that stays names: what they have may be needed until g is settled.
+func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membership.Generation, stays func(membership.Member) bool) error {
 	newest, at, err := l.Generation(ctx)
 	if err != nil {
 		return err
@@ -41,14 +41,27 @@ func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membershi
 	signal := l.key("signals", signalGeneration)
 	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(signal), "=", at)}
 	ops := []clientv3.Op{clientv3.OpPut(signal, string(b)), clientv3.OpPut(l.generationKey(g.Number), string(b))}
+	var leave []membership.Member
 	for _, m := range newest.Members {
-		if _, stays := g.Rank(m.ID, m.Incarnation); stays || previous != g.Number-1 {
-			continue
+		if _, member := g.Rank(m.ID, m.Incarnation); !member && previous == g.Number-1 && !stays(m) {
+			leave = append(leave, m)
 		}
+	}
+	fenced, fences, err := l.fence(ctx, leave)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	_, err = l.decide(ctx, what, append(conditions, fenced...), append(ops, fences...)...)
+	return err
+}
+
+// fence is the part of a transaction that removes lives of workers.
+func (l *Leader) fence(ctx context.Context, lives []membership.Member) (conditions []clientv3.Cmp, ops []clientv3.Op, err error) {
+	for _, m := range lives {
 		var w Worker
 		registered, err := l.get(ctx, l.key("registrations", m.ID), &w)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		if registered == 0 || w.Incarnation != m.Incarnation || w.Removed {
 			continue // the id has begun another life
@@ -56,13 +69,12 @@ func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membershi
 		w.Removed = true
 		value, err := json.Marshal(w)
 		if err != nil {
-			return fmt.Errorf("%s: encode worker %s: %w", what, w.ID, err)
+			return nil, nil, fmt.Errorf("encode worker %s: %w", w.ID, err)
 		}
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(l.key("registrations", m.ID)), "=", registered))
 		ops = append(ops, clientv3.OpPut(l.key("registrations", m.ID), string(value)), clientv3.OpDelete(l.key("workers", m.ID)))
 	}
-	_, err = l.decide(ctx, what, conditions, ops...)
-	return err
+	return conditions, ops, nil
 }
 
 func (s *Store) generationKey(number uint64) string {
@@ -76,9 +88,18 @@ func (s *Store) GenerationNumbered(ctx context.Context, number uint64) (membersh
 	return g, err
 }
 
-// PutMark says how far generations have come.
-func (l *Leader) PutMark(ctx context.Context, m membership.Mark) error {
-	return l.decidePut(ctx, "write mark", l.key("signals", signalMark), m)
+// PutMark says how far generations have come, and removes those that have left: fences them.
+func (l *Leader) PutMark(ctx context.Context, m membership.Mark, left ...membership.Member) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("write mark: encode: %w", err)
+	}
+	conditions, ops, err := l.fence(ctx, left)
+	if err != nil {
+		return fmt.Errorf("write mark: %w", err)
+	}
+	_, err = l.decide(ctx, "write mark", conditions, append(ops, clientv3.OpPut(l.key("signals", signalMark), string(b)))...)
+	return err
 }
 
 // PutPromise keeps what a worker has promised and reported.

@@ -23,13 +23,16 @@ type Run struct {
 	Max          int      `json:"max"`
 	// Replicas, Whole (stage 0: every rank has everything), Restart and FailBelowMin are the job's say in recovery; Store is
 	// where its checkpoints are.
-	Replicas     int                 `json:"replicas"`
-	Whole        bool                `json:"whole,omitempty"`
-	Restart      bool                `json:"restart,omitempty"`
-	FailBelowMin bool                `json:"fail_below_min,omitempty"`
-	Store        string              `json:"store"`
-	StopAt       uint64              `json:"stop_at,omitempty"`
-	Restore      *membership.Restore `json:"restore,omitempty"`
+	Replicas     int    `json:"replicas"`
+	Whole        bool   `json:"whole,omitempty"`
+	Restart      bool   `json:"restart,omitempty"`
+	FailBelowMin bool   `json:"fail_below_min,omitempty"`
+	Store        string `json:"store"`
+	StopAt       uint64 `json:"stop_at,omitempty"`
+	// Paused says that the job waits until it is asked to go on; Resumed is when that was last.
+	Paused  bool                `json:"paused,omitempty"`
+	Resumed time.Time           `json:"resumed,omitzero"`
+	Restore *membership.Restore `json:"restore,omitempty"`
 	// Fingerprint is what the kernels must compute, when that is known already; "": whatever generation 1's rank 0 does.
 	Fingerprint string `json:"fingerprint,omitempty"`
 	// After is the generation that this launch goes on from: its first has number After+1.

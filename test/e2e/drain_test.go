@@ -63,28 +63,6 @@ func TestANoticeTooLateForABoundaryAbandonsTheStep(t *testing.T) {
 	p.wantsDrained("2", 1)
 }
 
-func TestAllNoticedAtOnceCheckpointAndStop(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	c := p.start(launchLong("--set", "checkpoint.every_steps=0")...)
-	p.awaitStep("runs/job", 3)
-	for _, pid := range []int{p.pidOf("runs/job", 0), p.pidOf("runs/job", 1)} {
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-	}
-	e := c.wait()
-	if e.exit == 0 { // the first had left before the second was warned: the job went on with it
-		p.wantsHash("runs/job", long)
-		return
-	}
-	e.wants(t, 130, "the machines of all workers go", "is kept; to go on from it")
-	p.wantsNothingLeft()
-	p.run(e.resumeWords(t)...).wants(t, 0)
-	p.wantsHash("runs/job", long)
-	p.wantsSteps("runs/job", 1, long)
-}
-
 // A job grows and shrinks while it runs, checkpoints when asked to, and ends with the same bits.
 func TestResizeCheckpointCancel(t *testing.T) {
 	t.Parallel()

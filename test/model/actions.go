@@ -44,7 +44,11 @@ func (m *machine) successors(s state) (all []next, wrong string) {
 		case waiting, promised:
 			m.enter(&s, i, to, fail)
 		case taking:
-			m.take(&s, i, to, fail)
+			if m.plans[s.cur].Save {
+				m.save(&s, i, to)
+			} else {
+				m.take(&s, i, to, fail)
+			}
 		case shared:
 			if settled := m.plans[s.settled]; settled.number() >= w.gen || m.RunEarly {
 				to(learn, i, func(_ *state, w *worker) { w.held, w.built, w.phase, w.has = w.built, kept{}, running, 0 })
@@ -54,9 +58,18 @@ func (m *machine) successors(s state) (all []next, wrong string) {
 	if m.Shrink > 0 && !s.shrunk {
 		to(shrink, 0, func(t *state, _ *worker) { t.shrunk = true })
 	}
+	if m.Pause && !s.paused && !s.resumed {
+		to(pause, 0, func(t *state, _ *worker) { t.paused = true })
+	}
+	if s.paused {
+		to(resume, 0, func(t *state, _ *worker) { t.paused, t.resumed = false, true })
+	}
 	d := m.decide(&s)
 	if d.wrong != "" {
 		return nil, d.wrong
+	}
+	if wrong := m.safe(&s, d); wrong != "" {
+		return nil, wrong
 	}
 	if d.acts {
 		n := next{act: action{verb: d.act, plan: d.plan}, to: s}
@@ -73,6 +86,11 @@ func (m *machine) successors(s state) (all []next, wrong string) {
 func (m *machine) act(t *state, d decision) {
 	switch d.act {
 	case markSettled:
+		for _, i := range m.plans[t.settled].member {
+			if w := &t.workers[i]; w.life == alive && m.plans[t.cur].rank(int(i)) < 0 {
+				w.life = left
+			}
+		}
 		t.settled = t.cur
 	case markOver:
 		t.over = m.plans[t.cur].number()
@@ -80,9 +98,12 @@ func (m *machine) act(t *state, d decision) {
 		t.asked++
 	case write:
 		g := m.plans[d.plan]
+		m.counts.Restored = m.counts.Restored || g.Handover == nil && m.lost(t)
 		for _, i := range m.plans[t.cur].member {
-			if g.rank(int(i)) < 0 && t.workers[i].life != gone {
-				t.workers[i].life = left
+			w := &t.workers[i]
+			holds := w.life == alive && g.Handover != nil && m.plans[t.settled].rank(int(i)) >= 0
+			if g.rank(int(i)) < 0 && w.life != gone && !holds {
+				w.life = left
 			}
 		}
 		for i := range t.workers { // nobody can learn any more from those that are dead what they had
@@ -90,9 +111,37 @@ func (m *machine) act(t *state, d decision) {
 				*w = worker{life: w.life}
 			}
 		}
-		m.counts.Restored = m.counts.Restored || g.Handover == nil
+		if g.Release {
+			t.freed = g.base
+		}
 		t.cur = d.plan
 	}
+}
+
+// safe says what is lost by a decision that need not be: a generation that goes back, though no rank of the settled one and its
+// buddy are both dead, or a job that waits with a step that no checkpoint has and nobody holds.
+func (m *machine) safe(s *state, d decision) string {
+	newest := m.newest(s)
+	if s.saved >= newest || m.lost(s) {
+		return ""
+	}
+	switch {
+	case d.suspended:
+		return fmt.Sprintf("suspended, and step %d is in no checkpoint: the newest is of step %d", newest, s.saved)
+	case d.acts && d.act == write && m.plans[d.plan].Handover == nil:
+		return fmt.Sprintf("back to step %d from %d, though no rank of generation %d and its buddy are both lost", s.saved, newest, m.plans[s.settled].Number)
+	}
+	return ""
+}
+
+// newest is the newest committed step that a living worker knows: one that only the dead had committed is made again.
+func (m *machine) newest(s *state) (n int8) {
+	for i := range s.workers {
+		if w := &s.workers[i]; w.life == alive && w.held.gen == m.plans[s.settled].number() {
+			n = max(n, w.held.step)
+		}
+	}
+	return n
 }
 
 // wrong says what is wrong with a state, whatever led to it.
@@ -107,8 +156,11 @@ func (m *machine) wrong(s *state) string {
 		if w.life != alive {
 			continue
 		}
-		if (w.phase == running || w.phase == leaving) && w.gen > settled {
+		if (w.phase == running || w.phase == leaving) && w.gen > settled && !m.plans[s.cur].Save {
 			return fmt.Sprintf("worker %s runs in generation %d, which is not settled", m.id(i), w.gen)
+		}
+		if w.held.gen == 0 && w.built.gen == 0 && s.saved < s.freed && m.plans[s.settled].rank(i) >= 0 {
+			return fmt.Sprintf("worker %s has freed its state, and the checkpoint of step %d is not there", m.id(i), s.freed)
 		}
 		if w.held.gen == settled && m.replicates(len(m.plans[s.settled].member)) && w.held.rep != w.held.step {
 			return fmt.Sprintf("worker %s has its shard at step %d and its ward's at %d", m.id(i), w.held.step, w.held.rep)
@@ -155,6 +207,9 @@ func (m *machine) leave(s *state, i int, to func(verb, int, func(*state, *worker
 	leave := func(_ *state, w *worker) {
 		if w.phase == taking {
 			w.has = 0
+		}
+		if g.Release && w.phase == leaving || m.ReleaseEarly && g.Release {
+			w.held = kept{}
 		}
 		w.phase, w.gen = promised, g.number()
 	}
@@ -301,6 +356,28 @@ func (m *machine) take(s *state, i int, to func(verb, int, func(*state, *worker)
 			w.held = kept{}
 		}
 	})
+}
+
+// save are the parts of a generation that only writes its state down: what each holds, the checkpoint, and that all hear of it.
+func (m *machine) save(s *state, i int, to func(verb, int, func(*state, *worker))) {
+	g := m.plans[s.cur]
+	if s.workers[i].has&own == 0 {
+		to(writePart, i, func(_ *state, w *worker) { w.has |= own })
+		return
+	}
+	committed := false
+	for _, j := range g.member {
+		p := &s.workers[j]
+		if committed = committed || p.gen == g.number() && (p.has&agreed != 0 || p.phase == leaving); p.gen == g.number() && p.has&own == 0 || p.gen != g.number() {
+			return
+		}
+	}
+	if g.Handover.Holders[0].Rank == g.rank(i) {
+		m.counts.Saved = true
+		to(commitSaved, i, func(t *state, w *worker) { t.saved, w.phase, w.has = int8(g.Handover.Step), leaving, agreed|own })
+	} else if committed {
+		to(learn, i, func(_ *state, w *worker) { w.phase, w.has = leaving, agreed|own })
+	}
 }
 
 // sources says whether everything of new rank of's shard can come to rank to now.

@@ -35,7 +35,7 @@ func (m *machine) decide(s *state) decision {
 // seen is what the coordinator sees of a state: without what nobody has told it.
 func (m *machine) seen(s *state) state {
 	v := *s
-	v.crashes, v.stalls, v.shrunk = 0, 0, s.shrunk
+	v.crashes, v.stalls, v.freed = 0, 0, 0
 	for i := range v.workers {
 		w := &v.workers[i]
 		if w.life == dead {
@@ -64,7 +64,7 @@ func (m *machine) seen(s *state) state {
 // settles says whether every member's share of the newest generation is in place, and nothing has ended it.
 func (m *machine) settles(s *state) decision {
 	g := m.plans[s.cur]
-	if s.settled == s.cur || s.over >= g.number() {
+	if g.Save || s.settled == s.cur || s.over >= g.number() {
 		return decision{}
 	}
 	for _, i := range g.member {
@@ -82,6 +82,10 @@ func (m *machine) view(s *state) membership.View {
 		Current: g.Generation, Min: m.Min, Max: m.most(s), Mark: membership.Mark{Settled: m.plans[s.settled].Number, Over: uint64(s.over)},
 		Settled: m.plans[s.settled].Generation, Gone: map[string]string{}, Promises: map[string]membership.Promise{},
 		Replicas: m.replicas(), Whole: m.Whole,
+	}
+	v.Paused = s.paused
+	if s.saved > 0 {
+		v.Restore = &membership.Restore{Step: uint64(s.saved)}
 	}
 	if s.asked > 0 {
 		v.Instruction = membership.Instruction{Sequence: uint64(s.asked), Kind: membership.Reconfigure}
@@ -152,7 +156,7 @@ func (m *machine) plan(s *state) decision {
 	case d.Reconfigure:
 		return decision{act: ask, acts: true}
 	case d.Suspended:
-		if n := m.usable(s); n >= m.Min {
+		if n := m.usable(s); n >= m.Min && !s.paused {
 			return decision{wrong: fmt.Sprintf("suspended, though %d workers could go on and the job needs %d", n, m.Min)}
 		}
 		m.counts.Suspended = true
@@ -183,7 +187,7 @@ func (m *machine) judge(s *state, v *membership.View, g *membership.Generation) 
 			return fmt.Sprintf("a generation after %d without the promise of worker %s", cur.Number, m.id(int(i)))
 		}
 	}
-	if len(g.Members) < m.Min || len(g.Members) < min(v.Max, m.usable(s)) {
+	if !g.Save && (s.paused || len(g.Members) < m.Min || len(g.Members) < min(v.Max, m.usable(s))) {
 		return fmt.Sprintf("%d members of %d possible", len(g.Members), m.usable(s))
 	}
 	members := make([]*worker, len(g.Members))
@@ -202,15 +206,15 @@ func (m *machine) judge(s *state, v *membership.View, g *membership.Generation) 
 		}
 	}
 	if g.Handover == nil {
-		if lost := m.lost(s) || m.Lonely && s.shrunk; !lost {
-			return fmt.Sprintf("back to the base model, though no rank of generation %d and its buddy are both lost", m.plans[s.settled].Number)
-		}
 		return ""
+	}
+	if g.Save && (g.Handover.Step <= int64(s.saved) || g.Release != s.paused) {
+		return fmt.Sprintf("step %d is to be saved, freed %v, and the checkpoint of step %d is there", g.Handover.Step, g.Release, s.saved)
 	}
 	return m.judgeHandover(s, g.Handover, members)
 }
 
-// lost says whether some rank of the settled generation and its buddy are both lost: dead or let go.
+// lost says whether some rank of the settled generation and its buddy are both dead.
 func (m *machine) lost(s *state) bool {
 	g := m.plans[s.settled]
 	lost, all := false, true

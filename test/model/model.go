@@ -38,6 +38,7 @@ type World struct {
 	Rejoin  bool // a joiner is the next life of a worker that died
 	Lonely  bool // no replicas
 	Whole   bool // stage 0: every rank has everything
+	Pause   bool // the job may be asked to wait, once and at any time, and then to go on
 }
 
 func (w World) String() string {
@@ -49,6 +50,7 @@ func (w World) String() string {
 		{w.Joiners > 0, fmt.Sprintf(" J=%d", w.Joiners)}, {w.Stalls > 0, fmt.Sprintf(" stalls=%d", w.Stalls)},
 		{w.Steps > 1, fmt.Sprintf(" steps=%d", w.Steps)}, {w.Shrink > 0, fmt.Sprintf(" shrink=%d", w.Shrink)},
 		{w.Min > 1, fmt.Sprintf(" min=%d", w.Min)}, {w.Grow, " grow"}, {w.Rejoin, " rejoin"}, {w.Lonely, " no replicas"}, {w.Whole, " stage 0"},
+		{w.Pause, " pause"},
 	} {
 		if x.set {
 			s += x.text
@@ -62,8 +64,10 @@ type Fault struct {
 	NoReceipt bool // a rank sends its record before its gradient is with its buddy
 	NoWard    bool // a rank sends its record before it has its ward's gradient
 	Early     bool // a rank writes its shard before it has all records
-	FreeEarly bool // a worker frees its old state when its share of the new one is in place, before the mark says settled
-	RunEarly  bool // a worker runs in a generation when its share is in place, before the mark says settled
+	// ReleaseEarly: a worker of a job that is to wait frees its state before the checkpoint of it is committed.
+	ReleaseEarly bool
+	FreeEarly    bool // a worker frees its old state when its share of the new one is in place, before the mark says settled
+	RunEarly     bool // a worker runs in a generation when its share is in place, before the mark says settled
 	// Plan stands in the planner's place; nil: membership.Next. ready says whether the open step's gradient of each shard
 	// is whole where a plan would take the shard from, which no report says.
 	Plan func(v membership.View, ready bool) membership.Decision
@@ -83,7 +87,8 @@ func (v *Violation) Error() string {
 // Result is what an exploration saw.
 type Result struct {
 	States, Plans, Generations int
-	Restored                   bool // some history went back to the base model
+	Restored                   bool // some history went back to the base model, or to an older checkpoint
+	Saved                      bool // some history wrote a checkpoint
 	Suspended                  bool // some history was suspended
 }
 

@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func explore(t *testing.T, w World, f Fault) (Result, error) {
 func TestNothingIsLost(t *testing.T) {
 	for _, c := range []struct {
 		World
-		restored, suspended bool // some history goes back to the base model; some is suspended
+		restored, suspended bool // some history goes back to an older step; some is suspended
 		large               bool
 	}{
 		{World: World{Workers: 2, Crashes: 1}},
@@ -50,10 +51,18 @@ func TestNothingIsLost(t *testing.T) {
 		{World: World{Workers: 3, Joiners: 1, Crashes: 1, Rejoin: true}},
 		// A job that may use fewer workers. What a rank that leaves had is in one place until the next generation is settled.
 		{World: World{Workers: 2, Crashes: 1, Shrink: 1}, suspended: true},
-		{World: World{Workers: 3, Crashes: 1, Shrink: 1}, restored: true},
-		{World: World{Workers: 3, Crashes: 1, Shrink: 2}, restored: true, suspended: true},
-		{World: World{Workers: 4, Crashes: 1, Shrink: 2}, restored: true, large: true},
+		{World: World{Workers: 3, Crashes: 1, Shrink: 1}},
+		{World: World{Workers: 3, Crashes: 1, Shrink: 2}, suspended: true},
+		{World: World{Workers: 4, Crashes: 1, Shrink: 2}, large: true},
+		{World: World{Workers: 3, Shrink: 1, Lonely: true}},
 		{World: World{Workers: 3, Crashes: 1, Shrink: 1, Lonely: true}, restored: true},
+		// A job that waits: what is in memory is in a checkpoint first.
+		{World: World{Workers: 2, Crashes: 1, Pause: true}, suspended: true},
+		{World: World{Workers: 3, Crashes: 1, Pause: true}, suspended: true},
+		{World: World{Workers: 3, Crashes: 2, Pause: true}, restored: true, suspended: true, large: true},
+		{World: World{Workers: 3, Crashes: 1, Pause: true, Min: 3, Joiners: 1, Rejoin: true}, suspended: true, large: true},
+		{World: World{Workers: 2, Crashes: 1, Stalls: 1, Pause: true, Min: 2}, suspended: true},
+		{World: World{Workers: 3, Pause: true, Whole: true, Crashes: 1}, suspended: true},
 		{World: World{Workers: 3, Crashes: 1, Shrink: 1, Whole: true}},
 		{World: World{Workers: 3, Crashes: 2, Whole: true}},
 		{World: World{Workers: 3, Crashes: 1, Lonely: true}, restored: true},
@@ -126,7 +135,7 @@ func TestPlantedMistakesAreFound(t *testing.T) {
 	}{
 		{"a record without the gradient in two places", three, Fault{NoReceipt: true, NoWard: true}, "its ward's"},
 		{"a write before the commit", three, Fault{Early: true}, "step"},
-		{"old state freed before the mark", World{Workers: 3, Crashes: 1, Stalls: 1}, Fault{FreeEarly: true}, "back to the base model"},
+		{"old state freed before the mark", World{Workers: 3, Crashes: 1, Stalls: 1}, Fault{FreeEarly: true}, "though no rank of generation"},
 		{"a run before the mark", three, Fault{RunEarly: true}, "which is not settled"},
 		{"completed without a record", three, Fault{Plan: altered(func(v membership.View, ready bool, g *membership.Generation) {
 			if h := g.Handover; ready && len(h.Records) == 0 {
@@ -155,7 +164,7 @@ func TestPlantedMistakesAreFound(t *testing.T) {
 		{"no replica at all", three, Fault{Plan: func(v membership.View, _ bool) membership.Decision {
 			v.Replicas = 0
 			return membership.Next(v, time.Time{})
-		}}, "back to the base model"},
+		}}, "though no rank of generation"},
 		{"the first report in the place of the newest", three, Fault{Plan: altered(func(v membership.View, _ bool, g *membership.Generation) {
 			first := v.Promises[g.Members[0].ID].Held[0]
 			g.Handover.Step, g.Handover.OptimizerStep, g.Handover.Records, g.Handover.Cursor = first.Step, first.OptimizerStep, first.Records, first.Cursor
@@ -184,6 +193,21 @@ func TestPlantedMistakesAreFound(t *testing.T) {
 				}
 			}
 		})}, "has committed step"},
+		{"a state freed before its checkpoint", World{Workers: 2, Crashes: 1, Pause: true}, Fault{ReleaseEarly: true}, "has freed its state"},
+		{"a job that waits without a checkpoint", World{Workers: 2, Pause: true}, Fault{Plan: func(v membership.View, _ bool) membership.Decision {
+			d := membership.Next(v, time.Time{})
+			if d.Next != nil && d.Next.Save {
+				return membership.Decision{Suspended: true}
+			}
+			return d
+		}}, "is in no checkpoint"},
+		{"a leaver that is forgotten", World{Workers: 3, Crashes: 1, Shrink: 1}, Fault{Plan: func(v membership.View, _ bool) membership.Decision {
+			v.Workers = slices.DeleteFunc(slices.Clone(v.Workers), func(c membership.Candidate) bool {
+				_, member := v.Current.Rank(c.ID, c.Incarnation)
+				return !member && !c.Ready
+			})
+			return membership.Next(v, time.Time{})
+		}}, "though no rank of generation"},
 		{"the generation is never over", World{Workers: 3, Crashes: 2}, Fault{Plan: func(v membership.View, _ bool) membership.Decision {
 			d := membership.Next(v, time.Time{})
 			d.Over = false

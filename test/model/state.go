@@ -71,7 +71,11 @@ type state struct {
 	asked   uint8  // the sequence of the newest instruction, which asks to end the generation
 	crashes uint8
 	stalls  uint8
+	saved   int8 // the step of the newest checkpoint; 0: the base model
+	freed   int8 // the step of the newest state that was to be saved and freed; nobody sees it
 	shrunk  bool
+	paused  bool
+	resumed bool
 }
 
 // verb is a kind of action.
@@ -95,6 +99,10 @@ const (
 	takeOwn
 	takeReplica
 	restore
+	writePart
+	commitSaved
+	pause
+	resume
 	share
 	markOver
 	markSettled
@@ -215,7 +223,7 @@ func (m *machine) incarnation(i int) uint64 {
 // intern keeps a generation, without the reason for it, and gives its index.
 func (m *machine) intern(g membership.Generation) uint16 {
 	g.Why = ""
-	key := fmt.Sprintf("%d %v %+v", g.Number, g.Members, g.Restore)
+	key := fmt.Sprintf("%d %v %+v %v %v", g.Number, g.Members, g.Restore, g.Save, g.Release)
 	if g.Handover != nil {
 		key += fmt.Sprintf("%+v", *g.Handover)
 	}
@@ -233,6 +241,8 @@ func (m *machine) intern(g membership.Generation) uint16 {
 	}
 	if g.Handover != nil {
 		p.base = int8(g.Handover.Step)
+	} else if g.Restore != nil {
+		p.base = int8(g.Restore.Step)
 	}
 	i := uint16(len(m.plans))
 	m.plans, m.known[key] = append(m.plans, p), i
@@ -296,6 +306,14 @@ func (m *machine) words(a action) string {
 		return who + " has its new replica"
 	case restore:
 		return who + " has read its share of the restored state"
+	case writePart:
+		return who + " has written what it holds"
+	case commitSaved:
+		return who + " commits the checkpoint"
+	case pause:
+		return "the job is asked to wait"
+	case resume:
+		return "the job is asked to go on"
 	case share:
 		return who + " says that its share is in place"
 	case markOver:
@@ -323,7 +341,13 @@ func (m *machine) describe(i uint16) string {
 				s += "'"
 			}
 		}
+		if p.Save {
+			s += ", to a checkpoint"
+		}
 		return s
+	}
+	if p.Restore != nil {
+		return s + fmt.Sprintf(", from the checkpoint of step %d", p.Restore.Step)
 	}
 	return s + ", from the base model"
 }

@@ -25,8 +25,9 @@ const (
 	Receiving    Point = "receiving"     // one has been received
 	BeforeShare  Point = "before-share"  // all is in place, and the coordinator does not know
 	AfterShare   Point = "after-share"   // it knows, and this rank does not know that all is settled
+	InSave       Point = "in-save"       // a part of a state that is only saved is to be written
 )
 
 // Points are all of them.
 var Points = []Point{BeforeBackward, InBackward, InReduce, AfterBackward, InShip, AfterReceipt, InExchange, Committed, InUpdate, InPublish,
-	InCheckpoint, BeforeReport, Sending, Receiving, BeforeShare, AfterShare}
+	InCheckpoint, BeforeReport, Sending, Receiving, BeforeShare, AfterShare, InSave}

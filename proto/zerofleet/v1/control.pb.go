@@ -808,7 +808,11 @@ type Generation struct {
 	// The state that members of a settled generation hold.
 	Handover *Handover `protobuf:"bytes,5,opt,name=handover,proto3" json:"handover,omitempty"`
 	// Instructions up to this sequence are carried out.
-	Handled       uint64 `protobuf:"varint,6,opt,name=handled,proto3" json:"handled,omitempty"`
+	Handled uint64 `protobuf:"varint,6,opt,name=handled,proto3" json:"handled,omitempty"`
+	// The members write the state that handover names to a checkpoint and end the generation: it never settles.
+	Save bool `protobuf:"varint,7,opt,name=save,proto3" json:"save,omitempty"`
+	// And then free it.
+	Release       bool `protobuf:"varint,8,opt,name=release,proto3" json:"release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -883,6 +887,20 @@ func (x *Generation) GetHandled() uint64 {
 		return x.Handled
 	}
 	return 0
+}
+
+func (x *Generation) GetSave() bool {
+	if x != nil {
+		return x.Save
+	}
+	return false
+}
+
+func (x *Generation) GetRelease() bool {
+	if x != nil {
+		return x.Release
+	}
+	return false
 }
 
 // Handover says where the state of a settled generation is now.
@@ -2604,10 +2622,14 @@ func (*FinishedResponse) Descriptor() ([]byte, []int) {
 
 type AskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// CHECKPOINT or STOP, unless max is set.
+	// CHECKPOINT or STOP, unless another field is set.
 	Kind InstructionKind `protobuf:"varint,1,opt,name=kind,proto3,enum=zerofleet.v1.InstructionKind" json:"kind,omitempty"`
 	// How many workers the job may use from now on.
-	Max           uint32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	Max uint32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	// Checkpoint after the running step, free the state and wait.
+	Suspend bool `protobuf:"varint,3,opt,name=suspend,proto3" json:"suspend,omitempty"`
+	// Go on.
+	Resume        bool `protobuf:"varint,4,opt,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2654,6 +2676,20 @@ func (x *AskRequest) GetMax() uint32 {
 		return x.Max
 	}
 	return 0
+}
+
+func (x *AskRequest) GetSuspend() bool {
+	if x != nil {
+		return x.Suspend
+	}
+	return false
+}
+
+func (x *AskRequest) GetResume() bool {
+	if x != nil {
+		return x.Resume
+	}
+	return false
 }
 
 type AskResponse struct {
@@ -3106,7 +3142,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x04Mark\x12\x18\n" +
 	"\asettled\x18\x01 \x01(\x04R\asettled\x12\x12\n" +
 	"\x04over\x18\x02 \x01(\x04R\x04over\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\xe5\x01\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\x93\x02\n" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12.\n" +
@@ -3114,7 +3150,9 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x03why\x18\x03 \x01(\tR\x03why\x12/\n" +
 	"\arestore\x18\x04 \x01(\v2\x15.zerofleet.v1.RestoreR\arestore\x122\n" +
 	"\bhandover\x18\x05 \x01(\v2\x16.zerofleet.v1.HandoverR\bhandover\x12\x18\n" +
-	"\ahandled\x18\x06 \x01(\x04R\ahandled\"\xed\x01\n" +
+	"\ahandled\x18\x06 \x01(\x04R\ahandled\x12\x12\n" +
+	"\x04save\x18\a \x01(\bR\x04save\x12\x18\n" +
+	"\arelease\x18\b \x01(\bR\arelease\"\xed\x01\n" +
 	"\bHandover\x12\x18\n" +
 	"\asettled\x18\x01 \x01(\x04R\asettled\x12\x14\n" +
 	"\x05world\x18\x02 \x01(\rR\x05world\x12.\n" +
@@ -3264,11 +3302,13 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x15.zerofleet.v1.OutcomeR\aoutcome\x12\x12\n" +
 	"\x04step\x18\x03 \x01(\x04R\x04step\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\"\x12\n" +
-	"\x10FinishedResponse\"Q\n" +
+	"\x10FinishedResponse\"\x83\x01\n" +
 	"\n" +
 	"AskRequest\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.zerofleet.v1.InstructionKindR\x04kind\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\rR\x03max\"\r\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\x12\x18\n" +
+	"\asuspend\x18\x03 \x01(\bR\asuspend\x12\x16\n" +
+	"\x06resume\x18\x04 \x01(\bR\x06resume\"\r\n" +
 	"\vAskResponse\"\x0f\n" +
 	"\rStatusRequest\"\xaf\x03\n" +
 	"\x0eStatusResponse\x12\x10\n" +
