@@ -156,8 +156,8 @@ func (s situation) deserted(gone map[string]fault, why string) (decision, bool) 
 	}
 	slices.SortFunc(lost, fault.compare)
 	worst := lost[0]
-	if settled := worst.when.Add(settleTime); s.now.Before(settled) {
-		return decision{again: settled, why: why}, true
+	if again, early := s.settling(worst.when); early {
+		return decision{again: again, why: why}, true
 	}
 	return decision{culprit: worst.id, why: worst.words, outcome: &store.Outcome{
 		State: store.StateFailed, Step: checkpointStep(s.View), Message: worst.words, Time: s.now,
@@ -252,13 +252,19 @@ func (s situation) failure() (decision, bool) {
 			first = f.when
 		}
 	}
-	settled := first.Add(settleTime)
-	if s.now.Before(settled) && s.interrupts < 2 {
-		return decision{again: settled, why: all[0].words}, true
+	if again, early := s.settling(first); early && s.interrupts < 2 {
+		return decision{again: again, why: all[0].words}, true
 	}
 	return decision{culprit: all[0].id, why: all[0].words, outcome: &store.Outcome{
 		State: store.StateFailed, Step: checkpointStep(s.View), Message: all[0].words, Time: s.now,
 	}}, true
+}
+
+// settling says that a failure is so fresh that others may be told of yet, and until when. One that lies ahead was written
+// down before the clock was set back: nothing is waited for.
+func (s situation) settling(first time.Time) (until time.Time, early bool) {
+	until = first.Add(settleTime)
+	return until, !s.now.Before(first) && s.now.Before(until)
 }
 
 // fault is one worker's failure.
