@@ -215,7 +215,7 @@ func (s *server) Drain(ctx context.Context, r *zerofleetv1.DrainRequest) (*zerof
 	if err != nil {
 		return nil, err
 	}
-	d := membership.Drain{Incarnation: w.Incarnation, Deadline: time.Unix(0, r.GetDeadlineUnixNanos()), Why: r.GetWhy()}
+	d := membership.Drain{Incarnation: w.Incarnation, Deadline: time.Now().Add(time.Duration(r.GetRemainingNanos())), Why: r.GetWhy()}
 	if err := s.store.PutDrain(ctx, w.ID, d); err != nil {
 		return nil, err
 	}

@@ -175,7 +175,7 @@ func (s *Session) Promise(ctx context.Context, generation uint64, held []Held, w
 // Drain tells the coordinator that this worker's machine goes, and when.
 func (s *Session) Drain(ctx context.Context, deadline time.Time, why string) error {
 	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
-		_, err := c.Drain(ctx, &zerofleetv1.DrainRequest{Worker: s.id, DeadlineUnixNanos: deadline.UnixNano(), Why: why})
+		_, err := c.Drain(ctx, &zerofleetv1.DrainRequest{Worker: s.id, RemainingNanos: int64(time.Until(deadline)), Why: why})
 		return err
 	})
 	if err != nil {

@@ -1368,12 +1368,13 @@ func (*SettleResponse) Descriptor() ([]byte, []int) {
 }
 
 type DrainRequest struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	Worker            *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
-	DeadlineUnixNanos int64                  `protobuf:"varint,2,opt,name=deadline_unix_nanos,json=deadlineUnixNanos,proto3" json:"deadline_unix_nanos,omitempty"`
-	Why               string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Worker *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Why    string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	// How long its machine is still there: a duration, since two machines' clocks need not agree.
+	RemainingNanos int64 `protobuf:"varint,4,opt,name=remaining_nanos,json=remainingNanos,proto3" json:"remaining_nanos,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DrainRequest) Reset() {
@@ -1413,18 +1414,18 @@ func (x *DrainRequest) GetWorker() *Identity {
 	return nil
 }
 
-func (x *DrainRequest) GetDeadlineUnixNanos() int64 {
-	if x != nil {
-		return x.DeadlineUnixNanos
-	}
-	return 0
-}
-
 func (x *DrainRequest) GetWhy() string {
 	if x != nil {
 		return x.Why
 	}
 	return ""
+}
+
+func (x *DrainRequest) GetRemainingNanos() int64 {
+	if x != nil {
+		return x.RemainingNanos
+	}
+	return 0
 }
 
 type DrainResponse struct {
@@ -3190,11 +3191,11 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"generation\x12%\n" +
 	"\x0ereceived_bytes\x18\x03 \x01(\x04R\rreceivedBytes\x12%\n" +
 	"\x0erestored_bytes\x18\x04 \x01(\x04R\rrestoredBytes\"\x10\n" +
-	"\x0eSettleResponse\"\x80\x01\n" +
+	"\x0eSettleResponse\"\x7f\n" +
 	"\fDrainRequest\x12.\n" +
-	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12.\n" +
-	"\x13deadline_unix_nanos\x18\x02 \x01(\x03R\x11deadlineUnixNanos\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\x0f\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x12'\n" +
+	"\x0fremaining_nanos\x18\x04 \x01(\x03R\x0eremainingNanosJ\x04\b\x02\x10\x03\"\x0f\n" +
 	"\rDrainResponse\"v\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
