@@ -90,15 +90,16 @@ func (s *Store) GenerationNumbered(ctx context.Context, number uint64) (membersh
 
 // PutMark says how far generations have come, and removes those that have left: fences them.
 func (l *Leader) PutMark(ctx context.Context, m membership.Mark, left ...membership.Member) error {
+	what := fmt.Sprintf("write that generation %d is settled and %d over", m.Settled, m.Over)
 	b, err := json.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("write mark: encode: %w", err)
+		return fmt.Errorf("%s: encode: %w", what, err)
 	}
 	conditions, ops, err := l.fence(ctx, left)
 	if err != nil {
-		return fmt.Errorf("write mark: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	_, err = l.decide(ctx, "write mark", conditions, append(ops, clientv3.OpPut(l.key("signals", signalMark), string(b)))...)
+	_, err = l.decide(ctx, what, conditions, append(ops, clientv3.OpPut(l.key("signals", signalMark), string(b)))...)
 	return err
 }
 

@@ -64,6 +64,8 @@ func (l *Leader) leads() clientv3.Cmp {
 
 // decide commits ops if this process leads and conditions hold. ErrNotLeader, or ErrConflict for the conditions.
 func (l *Leader) decide(ctx context.Context, what string, conditions []clientv3.Cmp, ops ...clientv3.Op) (revision int64, err error) {
+	at("before", what)
+	defer at("after", what)
 	r, err := l.etcd.Txn(ctx).
 		If(append([]clientv3.Cmp{l.leads()}, conditions...)...).
 		Then(ops...).

@@ -25,7 +25,8 @@ func buildAndRun(m *testing.M) int {
 	var err error
 	if programs, err = os.MkdirTemp("", "zerofleet-e2e-"); err == nil {
 		defer os.RemoveAll(programs)
-		err = errors.Join(build("coordinator", "coordinator", "0"), build("worker", "worker", "1"), build("worker-faults", "worker", "1", "-tags", "faults"))
+		err = errors.Join(build("coordinator", "coordinator", "0"), build("worker", "worker", "1"), build("worker-faults", "worker", "1", "-tags", "faults"),
+			build("coordinator-faults", "coordinator", "0", "-tags", "faults"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)

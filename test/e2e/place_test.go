@@ -118,9 +118,15 @@ type command struct {
 // start runs a coordinator in the place's folder and in a process group of its own, which is what a terminal signals.
 func (p *place) start(args ...string) *command {
 	p.t.Helper()
-	c := &command{p: p, args: args, done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs, "coordinator"), args...)}
+	return p.startAs("coordinator", nil, args...)
+}
+
+// startAs is start for another build of it, with more in its environment.
+func (p *place) startAs(program string, env []string, args ...string) *command {
+	p.t.Helper()
+	c := &command{p: p, args: args, done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs, program), args...)}
 	c.cmd.Dir = p.dir
-	c.cmd.Env = append(os.Environ(), "TMPDIR="+p.tmp)
+	c.cmd.Env = append(append(os.Environ(), "TMPDIR="+p.tmp), env...)
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.errs
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := c.cmd.Start(); err != nil {
