@@ -64,7 +64,7 @@ func (s *server) status(v store.View) *Status {
 	step, evaluation := s.record.progress()
 	out := &Status{
 		Job: v.Run.Job, RunDir: v.Run.Dir, State: stateOfRun(v), Generation: v.Generation.Number,
-		Losses: s.record.lost().proto(), CheckpointStep: checkpointStep(v), Newest: step, Evaluation: evaluation, CoordinatorPid: int64(os.Getpid()),
+		Losses: s.record.lost(v.Run), CheckpointStep: checkpointStep(v), Newest: step, Evaluation: evaluation, CoordinatorPid: int64(os.Getpid()),
 	}
 	switch why := s.board.suspended(); {
 	case v.Outcome != nil:

@@ -148,7 +148,7 @@ func (f *fakeRun) train() (over bool, err error) {
 		if f.g.Release {
 			f.held = nil
 		}
-		return true, f.s.Promise(f.ctx, f.g.Number, f.held, "")
+		return true, f.s.Promise(f.ctx, f.g.Number, f.held, 0, "")
 	}
 	if err := f.s.Settle(f.ctx, f.g.Number, 1000, 0); err != nil {
 		return false, err
@@ -166,7 +166,7 @@ func (f *fakeRun) train() (over bool, err error) {
 	for i := range f.held {
 		f.held[i].Step = int64(f.step)
 	}
-	return true, f.s.Promise(f.ctx, f.g.Number, f.held, "it is over")
+	return true, f.s.Promise(f.ctx, f.g.Number, f.held, 0, "it is over")
 }
 
 func (f *fakeRun) steps(rank int) (over bool, err error) {

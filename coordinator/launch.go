@@ -214,7 +214,7 @@ func (r *run) begin(ctx context.Context, o Options, p *prepared) error {
 	_, err := r.leader.Begin(ctx, store.Run{
 		Job: j.Name, ResolvedYAML: p.yaml, JobFile: o.JobFile, Set: o.Set, Dir: r.folder.dir, Min: j.Workers.Min, Max: j.Workers.Max,
 		Replicas: j.Recovery.Replicas, Whole: stage == 0, Restart: j.Workers.Restart, FailBelowMin: j.Recovery.BelowMin == "fail", Store: storeDir(j),
-		StopAt: o.StopAt, Restore: p.restore, Fingerprint: p.fingerprint, After: p.after, Started: time.Now(),
+		Price: j.Workers.Spot.PricePerHour, OnDemandPrice: j.Workers.Spot.OnDemandPricePerHour, StopAt: o.StopAt, Restore: p.restore, Fingerprint: p.fingerprint, After: p.after, Started: time.Now(),
 	})
 	if err != nil {
 		return err
@@ -251,7 +251,7 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 	if m := r.view.Run.Restore; m != nil && !m.WeightsOnly {
 		start = m.Step
 	}
-	rec, err := openRecord(r.folder, start, view, r.log)
+	rec, err := openRecord(r.folder, start, r.view.Run.After, view, r.log)
 	if err != nil {
 		return 0, errors.Join(err, l.Close())
 	}

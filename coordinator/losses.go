@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"strconv"
+	"time"
 
 	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
@@ -11,23 +12,55 @@ type losses struct {
 	workers, generations      uint32
 	seconds                   float64
 	movedBytes, restoredBytes uint64
+	drained                   uint32
+	redone                    uint64
+	generation, over, settled uint64    // the newest that are told of
+	since                     time.Time // the loss that is being recovered from was seen; zero: none is
 }
 
 func (l *losses) see(e eventJSON) {
 	switch e.Type {
 	case "worker_died":
 		l.workers++
+		l.lose(e.Time)
+	case "worker_drained":
+		l.drained++
 	case "generation":
-		l.generations++
+		if l.generations++; e.Fields["previous"] != "" {
+			l.lose(e.Time)
+		}
+		l.generation = max(l.generation, e.count("generation"))
+		l.redone += e.count("redone")
+	case "generation_over":
+		l.lose(e.Time)
+		l.over = max(l.over, e.count("generation"))
+	case "suspended":
+		l.since = time.Time{}
 	case "settled":
-		// A field that is missing or damaged counts as nothing: a sum is no reason to refuse a run.
-		seconds, _ := strconv.ParseFloat(e.Fields["seconds"], 64)
-		moved, _ := strconv.ParseUint(e.Fields["received_bytes"], 10, 64)
-		restored, _ := strconv.ParseUint(e.Fields["restored_bytes"], 10, 64)
-		l.seconds, l.movedBytes, l.restoredBytes = l.seconds+seconds, l.movedBytes+moved, l.restoredBytes+restored
+		l.settled = max(l.settled, e.count("generation"))
+		seconds, _ := strconv.ParseFloat(e.Fields["seconds"], 64) // like count
+		l.seconds += seconds
+		l.movedBytes += e.count("received_bytes")
+		l.restoredBytes += e.count("restored_bytes")
+		l.since = time.Time{}
 	}
 }
 
+// lose starts the clock of a recovery, if it does not run.
+func (l *losses) lose(at time.Time) {
+	if l.since.IsZero() {
+		l.since = at
+	}
+}
+
+// count is a field that counts something. One that is missing or damaged counts as nothing: a sum is no reason to refuse a
+// run.
+func (e eventJSON) count(field string) uint64 {
+	n, _ := strconv.ParseUint(e.Fields[field], 10, 64)
+	return n
+}
+
 func (l losses) proto() *zerofleetv1.Losses {
-	return &zerofleetv1.Losses{Workers: l.workers, Generations: l.generations, Seconds: l.seconds, MovedBytes: l.movedBytes, RestoredBytes: l.restoredBytes}
+	return &zerofleetv1.Losses{Workers: l.workers, Generations: l.generations, Seconds: l.seconds, MovedBytes: l.movedBytes, RestoredBytes: l.restoredBytes,
+		Drained: l.drained, StepsRedone: l.redone}
 }

@@ -52,7 +52,6 @@ type reconciler struct {
 	exits      []exit // of processes, not in etcd yet
 	pinned     bool   // job.resolved.yaml has the fingerprint
 	ending     *ending
-	lost       time.Time // when the loss that is being recovered from was seen; zero: none is
 }
 
 // ending is an outcome that has been decided and is written when the last process has gone.
@@ -146,6 +145,7 @@ func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
 		return time.Time{}, err
 	}
 	now := time.Now()
+	r.tells(v)
 	r.publish(r.server.status(v))
 	r.keepFingerprint(v)
 	if r.ending != nil {
@@ -156,7 +156,7 @@ func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
 	r.log.Debug("decided", "why", d.why, "again", d.again)
 	switch {
 	case d.generation != nil:
-		return now, r.generation(ctx, v, *d.generation, d.why)
+		return now, r.generation(ctx, v, *d.generation)
 	case d.mark != nil:
 		return now, r.mark(ctx, v, *d.mark)
 	case d.reconfigure:
@@ -180,7 +180,6 @@ func (r *reconciler) suspends(v store.View, d decision) {
 	was := r.server.board.suspends(d.suspended, d.why)
 	switch {
 	case d.suspended && !was:
-		r.lost = time.Time{}
 		r.record.event("suspended", fmt.Sprintf("suspended: the checkpoint of step %d has the state", checkpointStep(v)), d.why, nil)
 	case !d.suspended && was:
 		r.record.event("resumed", "the job goes on", d.why, nil)
@@ -220,7 +219,7 @@ func (r *reconciler) miss(v store.View, now time.Time) {
 	}
 }
 
-func (r *reconciler) generation(ctx context.Context, v store.View, g membership.Generation, why string) error {
+func (r *reconciler) generation(ctx context.Context, v store.View, g membership.Generation) error {
 	ctx, span := r.tracer.Start(ctx, "generation", trace.WithAttributes(
 		attribute.Int64("generation", int64(g.Number)), attribute.Int("world_size", len(g.Members))))
 	defer span.End()
@@ -230,37 +229,7 @@ func (r *reconciler) generation(ctx context.Context, v store.View, g membership.
 		p := v.Promises[m.ID]
 		return g.Handover != nil && holds && living && w.Incarnation == m.Incarnation && p.Incarnation == m.Incarnation
 	}
-	if err := r.leader.PutGeneration(ctx, v.Generation.Number, g, stays); err != nil {
-		return err
-	}
-	if v.Started() {
-		r.loses()
-	}
-	ids := make([]string, len(g.Members))
-	for rank, m := range g.Members {
-		ids[rank] = m.ID
-	}
-	from := "the base model"
-	switch {
-	case g.Handover != nil:
-		from = fmt.Sprintf("the state of step %d that is in their memory", g.Handover.Step)
-	case g.Restore != nil:
-		from = fmt.Sprintf("the checkpoint of step %d", g.Restore.Step)
-	}
-	what := fmt.Sprintf("generation %d: %d workers, starting from %s", g.Number, len(g.Members), from)
-	if g.Save {
-		what = fmt.Sprintf("generation %d: %d workers, which write %s to a checkpoint", g.Number, len(g.Members), from)
-	}
-	r.record.event("generation", what, why,
-		map[string]string{"generation": fmt.Sprint(g.Number), "workers": strings.Join(ids, " ")})
-	return nil
-}
-
-// loses starts the clock of a recovery, if it does not run.
-func (r *reconciler) loses() {
-	if r.lost.IsZero() {
-		r.lost = time.Now()
-	}
+	return r.leader.PutGeneration(ctx, v.Generation.Number, g, stays)
 }
 
 // mark says that a generation is over, or settled.
@@ -273,29 +242,7 @@ func (r *reconciler) mark(ctx context.Context, v store.View, m membership.Mark) 
 			}
 		}
 	}
-	if err := r.leader.PutMark(ctx, m, left...); err != nil {
-		return err
-	}
-	number := fmt.Sprint(v.Generation.Number)
-	if m.Over > v.Mark.Over {
-		r.loses()
-		r.record.event("generation_over", fmt.Sprintf("generation %s is over", number), m.Why, map[string]string{"generation": number})
-		return nil
-	}
-	var received, restored uint64
-	for _, member := range v.Generation.Members {
-		received += v.Shares[member.ID].ReceivedBytes
-		restored += v.Shares[member.ID].RestoredBytes
-	}
-	fields := map[string]string{"generation": number, "received_bytes": fmt.Sprint(received), "restored_bytes": fmt.Sprint(restored)}
-	what := fmt.Sprintf("generation %s is settled", number)
-	if !r.lost.IsZero() {
-		fields["seconds"] = fmt.Sprintf("%.3f", time.Since(r.lost).Seconds())
-		what += fmt.Sprintf(", %.1f s after the loss was seen", time.Since(r.lost).Seconds())
-		r.lost = time.Time{}
-	}
-	r.record.event("settled", what, "every shard and replica is in place", fields)
-	return nil
+	return r.leader.PutMark(ctx, m, left...)
 }
 
 // start starts workers. One that cannot be started ends the run as one that died would.
@@ -344,8 +291,7 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 			r.record.event("worker_drained", fmt.Sprintf("worker %s (process %d) has left", e.id, p.PID), d.Why, map[string]string{"worker": e.id})
 			return r.leader.PutProcess(ctx, p)
 		}
-		r.loses()
-		r.record.event("worker_died", fmt.Sprintf("worker %s (process %d) died: %s", e.id, p.PID, p.Status), "", map[string]string{"worker": e.id})
+		r.record.event("worker_died", fmt.Sprintf("worker %s (process %d) died: %s", e.id, p.PID, p.Status), "", map[string]string{"worker": e.id, "evidence": "its process has ended"})
 	}
 	if err := r.leader.PutProcess(ctx, p); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/membership/store"
 	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
 
@@ -37,6 +38,7 @@ type record struct {
 	newest     *membership.StepLine // told by a worker of this run
 	evaluation *membership.EvaluationLine
 	losses     losses
+	account    account
 	loaded     *stepJSON // the last line that was in metrics.jsonl already
 }
 
@@ -87,9 +89,10 @@ type evaluationJSON struct {
 }
 
 // openRecord opens a run folder's files, reads what they hold, and takes in what workers left in logs/. start is the
-// step that the run starts from: the next line is of the one after it, unless the file has later ones.
-func openRecord(f *runFolder, start uint64, feed *feed, log *slog.Logger) (*record, error) {
-	r := &record{feed: feed, log: log, now: time.Now, kept: map[life]uint64{}}
+// step that the run starts from: the next line is of the one after it, unless the file has later ones. after is the last
+// generation before the run.
+func openRecord(f *runFolder, start, after uint64, feed *feed, log *slog.Logger) (*record, error) {
+	r := &record{feed: feed, log: log, now: time.Now, kept: map[life]uint64{}, account: account{after: after}}
 	var err error
 	r.metrics, err = openLines(f.path("metrics.jsonl"), func(line []byte) error {
 		var s stepJSON
@@ -97,6 +100,7 @@ func openRecord(f *runFolder, start uint64, feed *feed, log *slog.Logger) (*reco
 			return err
 		}
 		r.lastStep, r.loaded = max(r.lastStep, s.Step), &s
+		r.account.step(s)
 		return nil
 	})
 	if err != nil {
@@ -188,7 +192,8 @@ func (r *record) step(l *membership.StepLine) (taken bool, err error) {
 			return false, err
 		}
 	}
-	b, err := json.Marshal(stepLine(l))
+	line := stepLine(l)
+	b, err := json.Marshal(line)
 	if err != nil {
 		return false, fmt.Errorf("encode step %d: %w", l.GetStep(), err)
 	}
@@ -196,6 +201,7 @@ func (r *record) step(l *membership.StepLine) (taken bool, err error) {
 		return false, fmt.Errorf("write step %d: %w", l.GetStep(), err)
 	}
 	r.lastStep, r.gapSince = l.GetStep(), time.Time{}
+	r.account.step(line)
 	r.see(l)
 	r.feed.tell(func(v View) { v.Step(l) })
 	return true, nil
@@ -281,11 +287,34 @@ func (r *record) write(e eventJSON) error {
 	return nil
 }
 
-// lost sums up what happened to the workers.
-func (r *record) lost() losses {
+// lost sums up what happened to a run's workers, and where its time went.
+func (r *record) lost(run store.Run) *zerofleetv1.Losses {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.losses
+	l := r.losses.proto()
+	r.account.fill(l, run)
+	return l
+}
+
+// told are the newest generation that events tell of, and the newest that they call over and settled.
+func (r *record) told() (generation, over, settled uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.losses.generation, r.losses.over, r.losses.settled
+}
+
+// lostSince is when the loss was seen that is being recovered from; zero: none is.
+func (r *record) lostSince() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.losses.since
+}
+
+// newestStep is the newest step that has a line.
+func (r *record) newestStep() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lastStep
 }
 
 // progress is the newest step and evaluation that are known, nil where there are none.

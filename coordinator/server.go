@@ -203,7 +203,7 @@ func (s *server) Promise(ctx context.Context, r *zerofleetv1.PromiseRequest) (*z
 	if err != nil {
 		return nil, err
 	}
-	p := membership.Promise{Incarnation: w.Incarnation, Generation: r.GetGeneration(), Why: r.GetWhy()}
+	p := membership.Promise{Incarnation: w.Incarnation, Generation: r.GetGeneration(), OpenLeaves: int(r.GetOpenLeaves()), Why: r.GetWhy()}
 	for _, h := range r.GetHeld() {
 		p.Held = append(p.Held, membership.HeldFromProto(h))
 	}

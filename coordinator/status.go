@@ -141,7 +141,7 @@ func askRun(ctx context.Context, dir string, r *zerofleetv1.AskRequest) error {
 // status is what an open run folder without a coordinator tells.
 func (r *run) status() (s *Status, err error) {
 	view := newFeed(nothing{})
-	rec, err := openRecord(r.folder, 0, view, slog.New(slog.DiscardHandler))
+	rec, err := openRecord(r.folder, 0, r.view.Run.After, view, slog.New(slog.DiscardHandler))
 	defer func() { err = errors.Join(err, view.close()) }()
 	if err != nil {
 		return nil, err
@@ -194,6 +194,13 @@ type lossesJSON struct {
 	Seconds       float64 `json:"seconds"`
 	MovedBytes    uint64  `json:"moved_bytes"`
 	RestoredBytes uint64  `json:"restored_bytes"`
+	Drained       uint32  `json:"drained"`
+	StepsRedone   uint64  `json:"steps_redone"`
+	Goodput       float64 `json:"goodput"` // the share of the time that went into steps that count
+	LostSeconds   float64 `json:"lost_seconds"`
+	WorkerHours   float64 `json:"worker_hours"`
+	Spent         float64 `json:"spent,omitempty"`
+	Saved         float64 `json:"saved,omitempty"`
 }
 
 type workerStatusJSON struct {
@@ -227,7 +234,8 @@ func WriteStatusJSON(w io.Writer, s *Status) error {
 	}
 	lost := s.GetLosses()
 	out.Losses = lossesJSON{Workers: lost.GetWorkers(), Generations: lost.GetGenerations(), Seconds: lost.GetSeconds(), MovedBytes: lost.GetMovedBytes(),
-		RestoredBytes: lost.GetRestoredBytes()}
+		RestoredBytes: lost.GetRestoredBytes(), Drained: lost.GetDrained(), StepsRedone: lost.GetStepsRedone(), Goodput: lost.GetGoodput(),
+		LostSeconds: lost.GetLostSeconds(), WorkerHours: lost.GetWorkerHours(), Spent: lost.GetSpent(), Saved: lost.GetSaved()}
 	if l := s.GetNewest(); l != nil {
 		line := stepLine(l)
 		out.Newest, out.Step, out.TotalSteps, out.Loss = &line, line.Step, line.TotalSteps, &line.Loss
@@ -269,9 +277,20 @@ func WriteStatus(w io.Writer, s *Status) error {
 		fmt.Fprintf(t, "checkpoint\tof step %d\n", s.GetCheckpointStep())
 	}
 	fmt.Fprintf(t, "generation\t%d\n", s.GetGeneration())
-	if l := s.GetLosses(); l.GetWorkers() > 0 {
-		fmt.Fprintf(t, "losses\t%d workers; %.1f s until the others had taken over; %.1f MiB moved, %.1f MiB read from checkpoints\n",
-			l.GetWorkers(), l.GetSeconds(), float64(l.GetMovedBytes())/(1<<20), float64(l.GetRestoredBytes())/(1<<20))
+	l := s.GetLosses()
+	if l.GetWorkers() > 0 || l.GetDrained() > 0 {
+		fmt.Fprintf(t, "losses\t%d workers died, %d left; %d steps redone; %.1f s until the others had taken over; %.1f MiB moved, %.1f MiB read from checkpoints\n",
+			l.GetWorkers(), l.GetDrained(), l.GetStepsRedone(), l.GetSeconds(), float64(l.GetMovedBytes())/(1<<20), float64(l.GetRestoredBytes())/(1<<20))
+	}
+	if l.GetGoodput() > 0 {
+		fmt.Fprintf(t, "goodput\t%.1f %% of %.2f worker-hours; %.1f s lost\n", 100*l.GetGoodput(), l.GetWorkerHours(), l.GetLostSeconds())
+	}
+	if l.GetSpent() > 0 {
+		fmt.Fprintf(t, "spent\t%.2f", l.GetSpent())
+		if l.GetSaved() != 0 {
+			fmt.Fprintf(t, ", %.2f less than on machines that stay", l.GetSaved())
+		}
+		fmt.Fprintln(t)
 	}
 	if len(s.GetWorkers()) > 0 {
 		fmt.Fprintf(t, "\nworker\trank\tpid\tstate\tstep\tmemory\n")

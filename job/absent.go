@@ -10,8 +10,6 @@ var absentFields = []string{
 	"method.trainable",
 	"method.base_weights",
 	"offload",
-	"workers.spot.price_per_hour",
-	"workers.spot.on_demand_price_per_hour",
 }
 
 // anyOther stands for every value that is not in the field's enum.

@@ -136,9 +136,11 @@ type Workers struct {
 
 // Spot is who warns a worker that its machine is taken away. A SIGTERM is always such a warning.
 type Spot struct {
-	Provider     string  `yaml:"provider" default:"none" enum:"aws|gcp|azure|file|none|auto" doc:"whose metadata service is asked; auto: the one that answers; file: only the file below"`
-	File         string  `yaml:"file" doc:"a file whose appearance is a notice, {id} in its path is the worker; it may hold {\"deadline_seconds\": 120, \"why\": \"...\"}"`
-	GraceSeconds float64 `yaml:"grace_seconds" default:"30" range:"[0,86400]" doc:"what a notice without a deadline gives"`
+	Provider             string  `yaml:"provider" default:"none" enum:"aws|gcp|azure|file|none|auto" doc:"whose metadata service is asked; auto: the one that answers; file: only the file below"`
+	File                 string  `yaml:"file" doc:"a file whose appearance is a notice, {id} in its path is the worker; it may hold {\"deadline_seconds\": 120, \"why\": \"...\"}"`
+	GraceSeconds         float64 `yaml:"grace_seconds" default:"30" range:"[0,86400]" doc:"what a notice without a deadline gives"`
+	PricePerHour         float64 `yaml:"price_per_hour" range:"[0,1000000]" doc:"what a worker costs, in any currency: status tells what was spent"`
+	OnDemandPricePerHour float64 `yaml:"on_demand_price_per_hour" range:"[0,1000000]" doc:"what it would cost on a machine that stays: status tells what was saved"`
 }
 
 // Recovery is how a job goes on when a worker is lost.

@@ -129,12 +129,11 @@ job.yaml:9:9: output: 7: want a section of fields`},
 			want: `--set collective.receive_budget_bytes=256MiBs: collective.receive_budget_bytes: 256MiBs: want bytes, such as 1048576, 64KiB or 1.5GiB, 1MiB to 1TiB`},
 		{name: "null where there is a default", text: minimal, sets: []string{"seed=null"},
 			want: `--set seed=null: seed: null: want a whole number at least 0 and at most 9007199254740991`},
-		{name: "absent parts", text: minimal + "method:\n  type: lora\n  lora: {rank: 4}\noffload:\n  optimizer: none\nworkers: {spot: {price_per_hour: 1}}\ntrain2: 1\n",
+		{name: "absent parts", text: minimal + "method:\n  type: lora\n  lora: {rank: 4}\noffload:\n  optimizer: none\ntrain2: 1\n",
 			want: `job.yaml:6:9: method.type: lora: not available in this version: want full
 job.yaml:7:3: method.lora: not available in this version
 job.yaml:8:1: offload: not available in this version
-job.yaml:10:18: workers.spot.price_per_hour: not available in this version
-job.yaml:11:1: train2: unknown field (did you mean "train"?)`},
+job.yaml:10:1: train2: unknown field (did you mean "train"?)`},
 		{name: "absent values", text: minimal, sets: []string{"train.leaf=2", "output.formats=[safetensors, gguf]", "sharding.wire.gradients=int8", "checkpoint.store=hf://b", "data.train[0].path=x.parquet", "model.base=ftp://x"},
 			want: `--set train.leaf=2: train.leaf: 2: not available in this version: want 1
 --set output.formats=[safetensors, gguf]: output.formats[1]: gguf: not available in this version: want safetensors

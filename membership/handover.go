@@ -41,6 +41,7 @@ type Promise struct {
 	Generation  uint64
 	Held        []Held
 	Why         string // its part of the generation ended, in words
+	OpenLeaves  int    // of the step that it has not committed
 }
 
 // of is the state of a generation among what is held.

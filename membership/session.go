@@ -157,8 +157,8 @@ func (s *Session) Over(ctx context.Context, generation uint64) string {
 
 // Promise gives the coordinator this worker's word that it has closed everything of a generation, and what it holds. It
 // waits for the coordinator until ctx ends.
-func (s *Session) Promise(ctx context.Context, generation uint64, held []Held, why string) error {
-	r := &zerofleetv1.PromiseRequest{Worker: s.id, Generation: generation, Why: why}
+func (s *Session) Promise(ctx context.Context, generation uint64, held []Held, openLeaves int, why string) error {
+	r := &zerofleetv1.PromiseRequest{Worker: s.id, Generation: generation, OpenLeaves: uint32(openLeaves), Why: why}
 	for _, h := range held {
 		r.Held = append(r.Held, h.Proto())
 	}

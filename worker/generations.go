@@ -40,7 +40,7 @@ type incarnation struct {
 	leaves     *leaves
 	settled    *state // of the newest settled generation, nil before the first
 	unsettled  *state // built, and not known to be settled
-	unsaved    int     // how often in a row the state could not be saved
+	unsaved    int    // how often in a row the state could not be saved
 	generation membership.Generation
 }
 
@@ -240,11 +240,15 @@ func (i *incarnation) promise(ctx context.Context, g membership.Generation, aske
 		}
 		held = append(held, s.held())
 	}
+	open := 0
+	if i.leaves.generation == g.Number {
+		open = i.leaves.open
+	}
 	fault.At(fault.BeforeReport, int64(g.Number))
 	if i.settled != nil {
 		i.session.ReportState(membership.Recovering, why, uint64(i.settled.t.Step()), nil)
 	}
-	return i.session.Promise(ctx, g.Number, held, why)
+	return i.session.Promise(ctx, g.Number, held, open, why)
 }
 
 // take joins a generation, builds this rank's share of its state, and trains when everybody has theirs.
@@ -417,7 +421,7 @@ func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collectiv
 	}
 	r := &reporter{w: i.worker, t: t, group: group, began: i.began, data: i.train, rank: group.Rank(), sent: group.Stats()}
 	r.phase("training")
-	i.leaves.generation = g.Number
+	i.leaves.generation, i.leaves.open = g.Number, 0
 	return t.Run(ctx, train.Run{
 		Data: i.train, Eval: i.eval, EvalEvery: int64(i.job.Eval.EverySteps), EvaluateBeforeFirst: t.Step() == 0 && g.Handover == nil,
 		Store: i.store, CheckpointEvery: int64(i.job.Checkpoint.EverySteps), CheckpointOnStop: i.job.Checkpoint.OnExit,

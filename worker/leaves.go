@@ -19,6 +19,7 @@ type leaves struct {
 	file       *os.File // nil when it cannot be written: training is worth more
 	log        *slog.Logger
 	generation uint64
+	open       int // computed in this generation, of the step that is not committed
 }
 
 func openLeaves(runDir, id string, log *slog.Logger) *leaves {
@@ -47,10 +48,12 @@ func (l *leaves) write(format string, a ...any) {
 }
 
 func (l *leaves) computed(step int64, leaf int) {
+	l.open++
 	l.write("{\"generation\":%d,\"step\":%d,\"leaf\":%d}\n", l.generation, step, leaf)
 }
 
 func (l *leaves) committed(step uint64) {
+	l.open = 0
 	l.write("{\"generation\":%d,\"step\":%d,\"committed\":true}\n", l.generation, step)
 }
 

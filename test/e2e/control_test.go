@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Where a coordinator is killed, with its etcd, in a run that loses worker 2: before or after it writes each thing that a
+// Where a coordinator is killed, with its etcd, in a run that loses worker 1: before or after it writes each thing that a
 // change of generation is made of.
 var controlPoints = []string{
 	"write process of worker 1", "write generation 1", "write that generation 1 is settled and 0 over",
@@ -25,7 +25,7 @@ func TestCoordinatorKilledWhileItDecides(t *testing.T) {
 			t.Run(when+" "+point, func(t *testing.T) {
 				t.Parallel()
 				p := newPlace(t)
-				args := launchLong(append([]string{"--workers", "3", "--worker", filepath.Join(programs, "worker-faults") + " --fault in-backward@5:2=kill"}, noCheckpoints...)...)
+				args := launchLong(append([]string{"--workers", "3", "--worker", filepath.Join(programs, "worker-faults") + " --fault in-backward@5:1=kill"}, noCheckpoints...)...)
 				if e := p.startAs("coordinator-faults", []string{"ZEROFLEET_FAULT=" + when + " " + point}, args...).wait(); e.signal != syscall.SIGKILL {
 					t.Fatalf("the coordinator was not killed %s it could %s: %v", when, point, e)
 				}

@@ -1068,7 +1068,9 @@ type PromiseRequest struct {
 	// Every state that the caller holds: that of the settled generation, and of this one if it was built.
 	Held []*HeldState `protobuf:"bytes,3,rep,name=held,proto3" json:"held,omitempty"`
 	// Why the caller's part of the generation has ended, in words.
-	Why           string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	Why string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	// Leaves of a step that the caller has computed and not committed.
+	OpenLeaves    uint32 `protobuf:"varint,5,opt,name=open_leaves,json=openLeaves,proto3" json:"open_leaves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1129,6 +1131,13 @@ func (x *PromiseRequest) GetWhy() string {
 		return x.Why
 	}
 	return ""
+}
+
+func (x *PromiseRequest) GetOpenLeaves() uint32 {
+	if x != nil {
+		return x.OpenLeaves
+	}
+	return 0
 }
 
 type PromiseResponse struct {
@@ -2921,6 +2930,17 @@ type Losses struct {
 	// Bytes of state that moved between workers, and that were read from checkpoints.
 	MovedBytes    uint64 `protobuf:"varint,4,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
 	RestoredBytes uint64 `protobuf:"varint,5,opt,name=restored_bytes,json=restoredBytes,proto3" json:"restored_bytes,omitempty"`
+	// Workers that left before their machine went.
+	Drained uint32 `protobuf:"varint,8,opt,name=drained,proto3" json:"drained,omitempty"`
+	// Steps of which something was computed in vain.
+	StepsRedone uint64 `protobuf:"varint,9,opt,name=steps_redone,json=stepsRedone,proto3" json:"steps_redone,omitempty"`
+	// The share of this run's time that went into steps that count, and the rest of it.
+	Goodput     float64 `protobuf:"fixed64,10,opt,name=goodput,proto3" json:"goodput,omitempty"`
+	LostSeconds float64 `protobuf:"fixed64,11,opt,name=lost_seconds,json=lostSeconds,proto3" json:"lost_seconds,omitempty"`
+	// Workers times hours, and what they cost, and what they would have cost more on machines that stay; 0 without prices.
+	WorkerHours   float64 `protobuf:"fixed64,12,opt,name=worker_hours,json=workerHours,proto3" json:"worker_hours,omitempty"`
+	Spent         float64 `protobuf:"fixed64,13,opt,name=spent,proto3" json:"spent,omitempty"`
+	Saved         float64 `protobuf:"fixed64,14,opt,name=saved,proto3" json:"saved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2986,6 +3006,55 @@ func (x *Losses) GetMovedBytes() uint64 {
 func (x *Losses) GetRestoredBytes() uint64 {
 	if x != nil {
 		return x.RestoredBytes
+	}
+	return 0
+}
+
+func (x *Losses) GetDrained() uint32 {
+	if x != nil {
+		return x.Drained
+	}
+	return 0
+}
+
+func (x *Losses) GetStepsRedone() uint64 {
+	if x != nil {
+		return x.StepsRedone
+	}
+	return 0
+}
+
+func (x *Losses) GetGoodput() float64 {
+	if x != nil {
+		return x.Goodput
+	}
+	return 0
+}
+
+func (x *Losses) GetLostSeconds() float64 {
+	if x != nil {
+		return x.LostSeconds
+	}
+	return 0
+}
+
+func (x *Losses) GetWorkerHours() float64 {
+	if x != nil {
+		return x.WorkerHours
+	}
+	return 0
+}
+
+func (x *Losses) GetSpent() float64 {
+	if x != nil {
+		return x.Spent
+	}
+	return 0
+}
+
+func (x *Losses) GetSaved() float64 {
+	if x != nil {
+		return x.Saved
 	}
 	return 0
 }
@@ -3184,14 +3253,16 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x06sample\x18\b \x01(\x03R\x06sample\"6\n" +
 	"\x06Holder\x12\x12\n" +
 	"\x04rank\x18\x01 \x01(\rR\x04rank\x12\x18\n" +
-	"\areplica\x18\x02 \x01(\bR\areplica\"\x9f\x01\n" +
+	"\areplica\x18\x02 \x01(\bR\areplica\"\xc0\x01\n" +
 	"\x0ePromiseRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12+\n" +
 	"\x04held\x18\x03 \x03(\v2\x17.zerofleet.v1.HeldStateR\x04held\x12\x10\n" +
-	"\x03why\x18\x04 \x01(\tR\x03why\"\x11\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\x12\x1f\n" +
+	"\vopen_leaves\x18\x05 \x01(\rR\n" +
+	"openLeaves\"\x11\n" +
 	"\x0fPromiseResponse\"\xc2\x01\n" +
 	"\tHeldState\x12\x1e\n" +
 	"\n" +
@@ -3354,14 +3425,22 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\aworkers\x18\t \x03(\v2\x1a.zerofleet.v1.WorkerStatusR\aworkers\x12'\n" +
 	"\x0fcoordinator_pid\x18\n" +
 	" \x01(\x03R\x0ecoordinatorPid\x12,\n" +
-	"\x06losses\x18\v \x01(\v2\x14.zerofleet.v1.LossesR\x06losses\"\xa6\x01\n" +
+	"\x06losses\x18\v \x01(\v2\x14.zerofleet.v1.LossesR\x06losses\"\xef\x02\n" +
 	"\x06Losses\x12\x18\n" +
 	"\aworkers\x18\x01 \x01(\rR\aworkers\x12 \n" +
 	"\vgenerations\x18\x02 \x01(\rR\vgenerations\x12\x18\n" +
 	"\aseconds\x18\x03 \x01(\x01R\aseconds\x12\x1f\n" +
 	"\vmoved_bytes\x18\x04 \x01(\x04R\n" +
 	"movedBytes\x12%\n" +
-	"\x0erestored_bytes\x18\x05 \x01(\x04R\rrestoredBytes\"\xaf\x03\n" +
+	"\x0erestored_bytes\x18\x05 \x01(\x04R\rrestoredBytes\x12\x18\n" +
+	"\adrained\x18\b \x01(\rR\adrained\x12!\n" +
+	"\fsteps_redone\x18\t \x01(\x04R\vstepsRedone\x12\x18\n" +
+	"\agoodput\x18\n" +
+	" \x01(\x01R\agoodput\x12!\n" +
+	"\flost_seconds\x18\v \x01(\x01R\vlostSeconds\x12!\n" +
+	"\fworker_hours\x18\f \x01(\x01R\vworkerHours\x12\x14\n" +
+	"\x05spent\x18\r \x01(\x01R\x05spent\x12\x14\n" +
+	"\x05saved\x18\x0e \x01(\x01R\x05saved\"\xaf\x03\n" +
 	"\fWorkerStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x1e\n" +
