@@ -34,6 +34,7 @@ type decision struct {
 	outcome     *store.Outcome         // end the run so
 	started     []string               // ids whose processes are to be started
 	suspended   bool                   // too few workers to go on: say so, and wait
+	unheard     bool                   // no worker is heard of: say so, and wait
 
 	culprit string    // of a failure: whose log tells more
 	atOnce  bool      // with outcome: the workers have no time to end in order
@@ -55,7 +56,10 @@ func decide(s situation) decision {
 			State: store.StateInterrupted, Step: checkpointStep(s.View), Message: "interrupted before the first step", Time: s.now,
 		}}
 	}
-	gone := s.gone()
+	gone, unheard := s.gone()
+	if unheard {
+		return decision{unheard: true, why: "no worker is heard of"}
+	}
 	if s.settles(gone) {
 		return decision{mark: &membership.Mark{Settled: s.Generation.Number, Over: s.Mark.Over, Why: s.Mark.Why}}
 	}
@@ -110,15 +114,23 @@ func (s situation) view(gone map[string]fault) membership.View {
 	return v
 }
 
-// gone are the members that died without a word.
-func (s situation) gone() map[string]fault {
-	gone := map[string]fault{}
+// gone are the members that died without a word. When nobody at all is heard of it is rather this coordinator that is cut
+// off: then nobody is gone, training may go on, and nothing could be done without them.
+func (s situation) gone() (gone map[string]fault, unheard bool) {
+	gone = map[string]fault{}
+	silent := 0
 	for _, m := range s.Generation.Members {
 		if f, ok := s.memberFault(m); ok && f.sudden {
 			gone[m.ID] = f
+			if f.silent {
+				silent++
+			}
 		}
 	}
-	return gone
+	if silent > 0 && silent == len(s.Generation.Members) && len(s.Workers) == 0 {
+		return nil, true
+	}
+	return gone, false
 }
 
 // settles says whether every member of the newest generation has its share of the state in place.
@@ -272,6 +284,7 @@ type fault struct {
 	id     string
 	when   time.Time
 	sudden bool // it could tell nobody: the others may have failed because of it
+	silent bool // nothing is known but that its lease has ended
 	words  string
 }
 
@@ -295,16 +308,17 @@ func (s situation) memberFault(m membership.Member) (fault, bool) {
 	p, life := s.Processes[m.ID], s.Registrations[m.ID]
 	switch {
 	case finished && f.Outcome == membership.OutcomeFailed:
-		return fault{m.ID, f.Time, false, fmt.Sprintf("%s failed: %s", who, f.Message)}, true
+		return fault{id: m.ID, when: f.Time, words: fmt.Sprintf("%s failed: %s", who, f.Message)}, true
 	case finished:
 		return fault{}, false
 	case p.Exited:
-		return fault{m.ID, p.Time, true, fmt.Sprintf("%s died: %s", who, p.Status)}, true
+		return fault{id: m.ID, when: p.Time, sudden: true, words: fmt.Sprintf("%s died: %s", who, p.Status)}, true
 	case life.Incarnation > m.Incarnation || life.Removed:
-		return fault{m.ID, life.Registered, true, fmt.Sprintf("worker %s (rank %d) died", m.ID, m.Rank)}, true
+		return fault{id: m.ID, when: life.Registered, sudden: true, words: fmt.Sprintf("worker %s (rank %d) died", m.ID, m.Rank)}, true
 	}
 	if since, ok := s.missing[m.ID]; ok && s.now.Sub(since) >= leaseTTL {
-		return fault{m.ID, since.Add(leaseTTL), true, fmt.Sprintf("%s has not been heard of for %s", who, leaseTTL+s.now.Sub(since).Round(time.Second))}, true
+		return fault{id: m.ID, when: since.Add(leaseTTL), sudden: true, silent: true,
+			words: fmt.Sprintf("%s has not been heard of for %s", who, leaseTTL+s.now.Sub(since).Round(time.Second))}, true
 	}
 	return fault{}, false
 }

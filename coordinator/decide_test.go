@@ -61,6 +61,29 @@ func TestAFailureIsToldWhateverTheClockDoes(t *testing.T) {
 	}
 }
 
+// A coordinator that hears of nobody removes nobody: it may be what is cut off. When one is heard of the others are gone.
+func TestACoordinatorThatIsCutOffRemovesNobody(t *testing.T) {
+	s := running(2)
+	for _, m := range s.Generation.Members {
+		s.missing[m.ID] = noon.Add(-time.Hour)
+		delete(s.Workers, m.ID)
+	}
+	if d := decide(s); !d.unheard || d.mark != nil || d.outcome != nil || d.generation != nil {
+		t.Errorf("nobody is heard of: %+v", d)
+	}
+	s.Workers["0"] = s.Registrations["0"]
+	delete(s.missing, "0")
+	if d := decide(s); d.mark == nil || d.mark.Over != 1 {
+		t.Errorf("one is heard of: %+v, want that the generation is over", d)
+	}
+	delete(s.Workers, "0")
+	s.missing["0"] = noon
+	s.Processes["1"] = store.Process{ID: "1", Exited: true, Status: "killed by SIGKILL", Time: noon.Add(-time.Minute)}
+	if d := decide(s); d.unheard || d.mark == nil {
+		t.Errorf("one is known to be dead: %+v, want that the generation is over", d)
+	}
+}
+
 // A job that stops asks for no other members meanwhile: the one would be asked for in place of the other, for ever.
 func TestAStoppingRunIsNotReconfigured(t *testing.T) {
 	s := running(2)

@@ -52,6 +52,7 @@ type reconciler struct {
 	exits      []exit // of processes, not in etcd yet
 	pinned     bool   // job.resolved.yaml has the fingerprint
 	ending     *ending
+	unheard    bool // no worker is heard of, and that is told
 }
 
 // ending is an outcome that has been decided and is written when the last process has gone.
@@ -172,6 +173,11 @@ func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
 		return now, nil
 	}
 	r.suspends(v, d)
+	if d.unheard && !r.unheard {
+		r.record.event("unheard", "no worker is heard of any more: this coordinator may be cut off, and training go on without it",
+			"a worker that is alone stops after workers.orphan_seconds, with a checkpoint", nil)
+	}
+	r.unheard = d.unheard
 	return d.again, nil
 }
 
