@@ -11,11 +11,22 @@ type losses struct {
 	workers, generations      uint32
 	seconds                   float64
 	movedBytes, restoredBytes uint64
+	removed                   map[life]bool // counted, and perhaps seen to end later
 }
 
 func (l *losses) see(e eventJSON) {
 	switch e.Type {
-	case "worker_died":
+	case "worker_died", "worker_removed":
+		incarnation, _ := strconv.ParseUint(e.Fields["incarnation"], 10, 64)
+		of := life{e.Fields["worker"], incarnation}
+		if e.Type == "worker_removed" {
+			if l.removed == nil {
+				l.removed = map[life]bool{}
+			}
+			l.removed[of] = true
+		} else if l.removed[of] {
+			return // a process that hung, and was counted when it was removed
+		}
 		l.workers++
 	case "generation":
 		l.generations++

@@ -41,6 +41,7 @@ type incarnation struct {
 	settled    *state // of the newest settled generation, nil before the first
 	unsettled  *state // built, and not known to be settled
 	generation membership.Generation
+	runs       atomic.Bool // it trains: without a coordinator too
 }
 
 // state is this rank's share of a generation's state.
@@ -60,18 +61,30 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 	w.session.ReportState(membership.Loading, "", 0, nil)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log)}
 	fenced := make(chan struct{})
 	defer func() { <-fenced }()
+	var training atomic.Bool
 	go func() { // a worker whose lease has ended stops computing at once
 		defer close(fenced)
-		select {
-		case <-w.session.Done():
-			cancel(w.session.Err())
-		case <-ctx.Done():
+		orphan := time.NewTicker(time.Second)
+		defer orphan.Stop()
+		for {
+			select {
+			case <-w.session.Done():
+				cancel(w.session.Err())
+				return
+			case <-orphan.C:
+				if !i.runs.Load() && w.orphaned() {
+					cancel(errOrphaned)
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	defer cancel(nil)
-	var training atomic.Bool
 	d := w.watchNotices(ctx, training.Load, func() { cancel(errTerminated) })
 	defer d.close()
 	defer func() { // a generation without it fences it
@@ -79,7 +92,6 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 			err = errDrained
 		}
 	}()
-	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log)}
 	defer func() { err = errors.Join(err, i.close()) }()
 	if err := i.load(ctx); err != nil {
 		return train.Outcome{}, err
@@ -93,6 +105,7 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 			return train.Outcome{}, err
 		}
 		i.generation = g
+		w.meet(g)
 		if _, member := g.Rank(w.session.ID(), w.session.Incarnation()); !member {
 			if d.noticed.Load() {
 				return train.Outcome{}, errDrained
@@ -106,6 +119,18 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 			return out, err
 		}
 	}
+}
+
+// meet tells the failure detector who the other members are.
+func (w *worker) meet(g membership.Generation) {
+	var addrs []string
+	for _, m := range g.Members {
+		if m.Gossip != "" && m.ID != w.session.ID() {
+			addrs = append(addrs, m.Gossip)
+		}
+	}
+	w.node.Join(addrs)
+	w.watch.enter(g)
 }
 
 // load opens what the job needs.
@@ -162,6 +187,8 @@ var (
 	errDrained = errors.New("drained")
 	// errTerminated ends one that was told to end while it had nothing to hand over, or told twice.
 	errTerminated = errors.New("terminated by SIGTERM")
+	// errOrphaned ends one that waits for a coordinator which has not answered for workers.orphan_seconds.
+	errOrphaned = errors.New("no coordinator has answered for workers.orphan_seconds")
 )
 
 // errOver ends what a worker does in a generation that is over.
@@ -180,6 +207,7 @@ func (i *incarnation) member(ctx context.Context, g membership.Generation) (trai
 		}
 	}()
 	out, err := i.take(within, g)
+	i.watch.failed(err)
 	over := context.Cause(within)
 	end(nil)
 	<-watched
@@ -343,6 +371,8 @@ func (i *incarnation) fill(ctx context.Context, t *train.Trainer, g membership.G
 
 // run trains in a settled generation.
 func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collective.Group, g membership.Generation) (train.Outcome, error) {
+	i.runs.Store(true)
+	defer i.runs.Store(false)
 	if i.began.IsZero() {
 		i.began = time.Now()
 	}
