@@ -92,6 +92,11 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 			err = errDrained
 		}
 	}()
+	defer func() { // whatever was under way then failed because of that
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 	defer func() { err = errors.Join(err, i.close()) }()
 	if err := i.load(ctx); err != nil {
 		return train.Outcome{}, err
@@ -105,7 +110,7 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 			return train.Outcome{}, err
 		}
 		i.generation = g
-		w.meet(g)
+		w.watch.Enter(g)
 		if _, member := g.Rank(w.session.ID(), w.session.Incarnation()); !member {
 			if d.noticed.Load() {
 				return train.Outcome{}, errDrained
@@ -119,18 +124,6 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 			return out, err
 		}
 	}
-}
-
-// meet tells the failure detector who the other members are.
-func (w *worker) meet(g membership.Generation) {
-	var addrs []string
-	for _, m := range g.Members {
-		if m.Gossip != "" && m.ID != w.session.ID() {
-			addrs = append(addrs, m.Gossip)
-		}
-	}
-	w.node.Join(addrs)
-	w.watch.enter(g)
 }
 
 // load opens what the job needs.
@@ -207,7 +200,10 @@ func (i *incarnation) member(ctx context.Context, g membership.Generation) (trai
 		}
 	}()
 	out, err := i.take(within, g)
-	i.watch.failed(err)
+	var peer *collective.PeerError
+	if errors.As(err, &peer) {
+		i.watch.Broken(peer.ID)
+	}
 	over := context.Cause(within)
 	end(nil)
 	<-watched

@@ -19,6 +19,7 @@ import (
 	"github.com/zerofleet/zerofleet/membership"
 	"github.com/zerofleet/zerofleet/membership/gossip"
 	"github.com/zerofleet/zerofleet/membership/probe"
+	"github.com/zerofleet/zerofleet/membership/watch"
 	"github.com/zerofleet/zerofleet/model"
 	"github.com/zerofleet/zerofleet/train"
 )
@@ -106,17 +107,17 @@ func once(ctx context.Context, o *Options, client *membership.Client, assigned m
 		o.Log.Info("joined", "job", j.Name)
 	}
 	answers.Is(session.ID(), session.Incarnation())
-	watch, node, err := startWatch(session, ear, client.Credentials().Client(membership.RoleWorker), o.Log)
+	others, err := watch.Start(watch.Options{ID: session.ID(), Incarnation: session.Incarnation(), Gossip: session.Gossip(),
+		TLS: client.Credentials().Client(membership.RoleWorker), Accuse: session.Suspect, Log: o.Log}, ear)
 	if err != nil {
 		return err
 	}
-	defer func() { // accusers first: they ask the node
-		watch.close()
-		if err := node.Close(); err != nil {
+	defer func() {
+		if err := others.Close(); err != nil {
 			o.Log.Warn("failure detector", "error", err)
 		}
 	}()
-	w := &worker{o: *o, watch: watch, node: node, job: j, runDir: assigned.RunDir, stopAt: int64(assigned.StopAt), client: client, session: session, endpoint: endpoint}
+	w := &worker{o: *o, watch: others, job: j, runDir: assigned.RunDir, stopAt: int64(assigned.StopAt), client: client, session: session, endpoint: endpoint}
 	out, err := w.live(ctx)
 	switch {
 	case errors.Is(err, errDrained):
@@ -153,8 +154,7 @@ type worker struct {
 	client   *membership.Client
 	session  *membership.Session
 	endpoint *grpc.Endpoint
-	watch    *watch
-	node     *gossip.Node
+	watch    *watch.Watch
 	store    checkpoint.Store // opened by load
 }
 

@@ -106,7 +106,7 @@ func (e ended) String() string {
 	return fmt.Sprintf("exit status %d (%v)\n--- standard output\n%s--- standard error\n%s---", e.exit, e.signal, e.out, e.errs)
 }
 
-// command is a running coordinator.
+// command is a running coordinator, or a worker that nobody launched.
 type command struct {
 	p         *place
 	cmd       *exec.Cmd
@@ -118,7 +118,13 @@ type command struct {
 // start runs a coordinator in the place's folder and in a process group of its own, which is what a terminal signals.
 func (p *place) start(args ...string) *command {
 	p.t.Helper()
-	c := &command{p: p, args: args, done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs, "coordinator"), args...)}
+	return p.startProgram("coordinator", args...)
+}
+
+// startProgram is start of one of the programs.
+func (p *place) startProgram(name string, args ...string) *command {
+	p.t.Helper()
+	c := &command{p: p, args: append([]string{name}, args...), done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs, name), args...)}
 	c.cmd.Dir = p.dir
 	c.cmd.Env = append(os.Environ(), "TMPDIR="+p.tmp)
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.errs
@@ -155,7 +161,7 @@ func (c *command) wait() ended {
 	case <-time.After(c.p.patience):
 		_ = c.cmd.Process.Kill()
 		<-c.done
-		c.p.t.Fatalf("coordinator %s does not end\n%s%s", strings.Join(c.args, " "), c.out.String(), c.errs.String())
+		c.p.t.Fatalf("%s does not end\n%s%s", strings.Join(c.args, " "), c.out.String(), c.errs.String())
 	}
 	e := ended{exit: c.cmd.ProcessState.ExitCode(), out: c.out.String(), errs: c.errs.String()}
 	if s := c.cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signaled() {
