@@ -108,6 +108,8 @@ func (s *server) workerStatus(v store.View, id string) *zerofleetv1.WorkerStatus
 		}
 	case p.Exited:
 		out.Phase, out.Message = membership.Failed, p.Status
+	case w.Removed && w.Lost != nil:
+		out.Phase, out.Message = membership.Failed, w.Lost.Why
 	}
 	return out
 }

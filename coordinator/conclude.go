@@ -18,6 +18,12 @@ func launchLine(run store.Run) string {
 	for _, s := range run.Set {
 		words = append(words, "--set", quote(s))
 	}
+	if run.Listen != "" {
+		words = append(words, "--listen", quote(run.Listen))
+	}
+	if run.Local != nil {
+		words = append(words, "--local-workers", fmt.Sprint(*run.Local))
+	}
 	return strings.Join(words, " ")
 }
 

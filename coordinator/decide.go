@@ -108,7 +108,7 @@ func (s situation) view(gone map[string]fault) membership.View {
 	}
 	for _, w := range s.Workers {
 		st := s.States[w.ID]
-		v.Workers = append(v.Workers, membership.Candidate{ID: w.ID, Incarnation: w.Incarnation, Addr: w.Addr, Host: w.Host, Registered: w.Registered,
+		v.Workers = append(v.Workers, membership.Candidate{ID: w.ID, Incarnation: w.Incarnation, Addr: w.Addr, Host: w.Host, Gossip: w.Gossip, Registered: w.Registered,
 			Ready: st.Incarnation == w.Incarnation && st.Phase == membership.Waiting})
 	}
 	return v
@@ -176,13 +176,21 @@ func (s situation) deserted(gone map[string]fault, why string) (decision, bool) 
 	}}, true
 }
 
+// local is how many workers a run's launcher starts.
+func local(run store.Run) int {
+	if run.Local != nil {
+		return min(*run.Local, run.Max)
+	}
+	return run.Max
+}
+
 // maxEarlyEnds is how often in a row a worker's process may end before it was a member: then it is not started again.
 const maxEarlyEnds = 3
 
 // absent are the workers whose processes are to be started: at first all, and with workers.restart those that died.
 func (s situation) absent() []string {
 	var ids []string
-	for i := range s.Run.Max {
+	for i := range local(s.Run) {
 		id := fmt.Sprint(i)
 		p, launched := s.Processes[id]
 		life, registered := s.Registrations[id]
@@ -313,6 +321,8 @@ func (s situation) memberFault(m membership.Member) (fault, bool) {
 		return fault{}, false
 	case p.Exited:
 		return fault{id: m.ID, when: p.Time, sudden: true, words: fmt.Sprintf("%s died: %s", who, p.Status)}, true
+	case life.Incarnation == m.Incarnation && life.Removed && life.Lost != nil:
+		return fault{id: m.ID, when: life.Lost.Time, sudden: true, words: fmt.Sprintf("%s is gone: %s", who, life.Lost.Why)}, true
 	case life.Incarnation > m.Incarnation || life.Removed:
 		return fault{id: m.ID, when: life.Registered, sudden: true, words: fmt.Sprintf("worker %s (rank %d) died", m.ID, m.Rank)}, true
 	}

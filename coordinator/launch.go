@@ -47,8 +47,12 @@ type Options struct {
 	Set     []string // "a.b=value" laid over the job file
 	Resume  string   // a run folder or a checkpoint to go on from; empty: from the base model
 	StopAt  uint64   // end, with a checkpoint, after this step; 0: at the job's own end
-	Listen  string   // address of the coordinator's gRPC; empty: any free port of 127.0.0.1
-	View    View     // shows the run; closed when Launch returns
+	// Listen is the address of the coordinator's gRPC, where workers of other machines join. Empty: any free port of
+	// 127.0.0.1, and nobody is invited.
+	Listen string
+	// Local is how many workers this machine starts, at most workers.max; nil: all.
+	Local *int
+	View  View // shows the run; closed when Launch returns
 
 	// Interrupts are the user's: the first asks for a checkpoint and a clean stop, the second stops at once. May be nil.
 	Interrupts <-chan os.Signal
@@ -214,7 +218,8 @@ func (r *run) begin(ctx context.Context, o Options, p *prepared) error {
 	_, err := r.leader.Begin(ctx, store.Run{
 		Job: j.Name, ResolvedYAML: p.yaml, JobFile: o.JobFile, Set: o.Set, Dir: r.folder.dir, Min: j.Workers.Min, Max: j.Workers.Max,
 		Replicas: j.Recovery.Replicas, Whole: stage == 0, Restart: j.Workers.Restart, FailBelowMin: j.Recovery.BelowMin == "fail", Store: storeDir(j),
-		Price: j.Workers.Spot.PricePerHour, OnDemandPrice: j.Workers.Spot.OnDemandPricePerHour, StopAt: o.StopAt, Restore: p.restore, Fingerprint: p.fingerprint, After: p.after, Started: time.Now(),
+		Price: j.Workers.Spot.PricePerHour, OnDemandPrice: j.Workers.Spot.OnDemandPricePerHour, StopAt: o.StopAt, Restore: p.restore,
+		Local: o.Local, Listen: o.Listen, Fingerprint: p.fingerprint, After: p.after, Started: time.Now(),
 	})
 	if err != nil {
 		return err
@@ -261,8 +266,8 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 	if err != nil {
 		return 0, errors.Join(bad("checkpoint.store: %w", err), l.Close())
 	}
-	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: r.checkpoints, folder: r.folder, log: r.log, asks: make(chan ask)}
-	stop, err := r.admit(ctx, s, l)
+	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: r.checkpoints, folder: r.folder, log: r.log, asks: make(chan ask), removals: make(chan removal)}
+	stop, err := r.admit(ctx, s, l, o.Listen != "")
 	if err != nil {
 		return 0, err
 	}
@@ -271,6 +276,9 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 		rec.event("note", n, "", nil)
 	}
 	lr := newLauncher(o.Worker, j.Workers.Threads, j.Workers.Max, r.folder)
+	if host, err := reach(l.Addr()); err == nil && !net.ParseIP(host).IsLoopback() {
+		lr.advertise = host
+	}
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer unwatch()
 	if err := r.adopt(watching, lr, rec); err != nil {
@@ -290,8 +298,9 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 	return r.conclude(ctx, end, rec)
 }
 
-// admit opens the door to workers and people: control.json tells where it is.
-func (r *run) admit(ctx context.Context, s *server, l net.Listener) (stop func() error, err error) {
+// admit opens the door to workers and people: control.json tells where it is, and with invite a token file does so to
+// workers of other machines.
+func (r *run) admit(ctx context.Context, s *server, l net.Listener, invite bool) (stop func() error, err error) {
 	a, err := r.leader.Authority(ctx, func() (store.Authority, error) { return newAuthority(r.view.Run.Job, time.Now()) })
 	if err == nil {
 		err = keepWorkerPair(r.folder, a)
@@ -299,6 +308,10 @@ func (r *run) admit(ctx context.Context, s *server, l net.Listener) (stop func()
 	var own *membership.Credentials
 	if err == nil {
 		own, err = ownCredentials(a, membership.RoleCoordinator, time.Now())
+	}
+	if err == nil {
+		s.suspects = newSuspects(own.Client(membership.RoleWorker))
+		s.gossipKey, err = gossipKey(a, r.view.Run)
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -308,6 +321,9 @@ func (r *run) admit(ctx context.Context, s *server, l net.Listener) (stop func()
 		Job: r.view.Run.Job, Addr: l.Addr().String(), PID: os.Getpid(), Authority: string(a.Certificate),
 		Certificate: filepath.Join("tls", "worker.pem"), Key: filepath.Join("tls", "worker.key"), Token: a.Token,
 	})
+	if err == nil && invite {
+		err = r.invite(a, l.Addr(), s.record)
+	}
 	if err != nil {
 		return nil, errors.Join(err, stop())
 	}

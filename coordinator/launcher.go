@@ -18,9 +18,10 @@ import (
 // launcher runs worker processes on this machine. They have process groups of their own, so that a terminal's Ctrl-C
 // does not reach them, and outlive this process, so that another coordinator can go on with them.
 type launcher struct {
-	command []string // of a worker, without what says which one it is
-	threads int
-	folder  *runFolder
+	command   []string // of a worker, without what says which one it is
+	threads   int
+	advertise string // where workers of other machines reach those of this one; "": there are none
+	folder    *runFolder
 	// exits tells of each process's end, once. It has room for all of them.
 	exits chan exit
 
@@ -72,6 +73,9 @@ func (l *launcher) start(id string, now time.Time) (store.Process, error) {
 	}
 	defer out.Close() // the process has its own
 	args := append(append([]string(nil), l.command[1:]...), "run", "--control", l.folder.path("control.json"), "--id", id)
+	if l.advertise != "" {
+		args = append(args, "--advertise", l.advertise)
+	}
 	cmd := exec.Command(l.command[0], args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

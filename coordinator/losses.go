@@ -14,13 +14,23 @@ type losses struct {
 	movedBytes, restoredBytes uint64
 	drained                   uint32
 	redone                    uint64
-	generation, over, settled uint64    // the newest that are told of
-	since                     time.Time // the loss that is being recovered from was seen; zero: none is
+	generation, over, settled uint64        // the newest that are told of
+	since                     time.Time     // the loss that is being recovered from was seen; zero: none is
+	removed                   map[life]bool // counted, and perhaps seen to end later
 }
 
 func (l *losses) see(e eventJSON) {
 	switch e.Type {
-	case "worker_died":
+	case "worker_died", "worker_removed":
+		of := life{e.Fields["worker"], e.count("incarnation")}
+		if e.Type == "worker_removed" {
+			if l.removed == nil {
+				l.removed = map[life]bool{}
+			}
+			l.removed[of] = true
+		} else if l.removed[of] {
+			return // a process that hung, and was counted when it was removed
+		}
 		l.workers++
 		l.lose(e.Time)
 	case "worker_drained":

@@ -3,14 +3,12 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/data"
 	"github.com/zerofleet/zerofleet/job"
 	"github.com/zerofleet/zerofleet/membership"
 	"github.com/zerofleet/zerofleet/plan"
-	"github.com/zerofleet/zerofleet/source"
 	"github.com/zerofleet/zerofleet/worker/inputs"
 )
 
@@ -50,9 +48,9 @@ func prepareUnlessInterrupted(ctx context.Context, o Options, j *job.Job, dir st
 // prepare checks a job and pins what it names: sources, model, tokenizer, data, and whether it fits this machine. It writes
 // nothing but downloads into the cache.
 func prepare(ctx context.Context, o Options, j *job.Job, dir string, state folderState) (*prepared, error) {
-	digests, err := digest(ctx, j)
+	digests, field, err := inputs.Digests(ctx, j)
 	if err != nil {
-		return nil, err
+		return nil, faultOf(ctx, j, field, err)
 	}
 	resolved, err := job.Resolve(j, digests)
 	if err != nil {
@@ -103,39 +101,6 @@ func (p *prepared) open(ctx context.Context, j *job.Job) error {
 	p.notes = append(p.notes, made.Why)
 	p.resolved = p.resolved.Settle(made.Stage, made.Recompute)
 	return nil
-}
-
-// digest finds what the job's sources hold.
-func digest(ctx context.Context, j *job.Job) (job.Digests, error) {
-	var d job.Digests
-	hub := inputs.Hub()
-	m, err := source.Model(ctx, j.Model.Base, hub)
-	if err != nil {
-		return d, faultOf(ctx, j, "model.base", err)
-	}
-	d.Model = m.Digest()
-	if j.Model.Tokenizer != "" {
-		t, err := source.Model(ctx, j.Model.Tokenizer, hub)
-		if err != nil {
-			return d, faultOf(ctx, j, "model.tokenizer", err)
-		}
-		d.Tokenizer = t.Digest()
-	}
-	for i, s := range j.Data.Train {
-		t, err := source.Data(ctx, s.Path)
-		if err != nil {
-			return d, faultOf(ctx, j, fmt.Sprintf("data.train[%d].path", i), err)
-		}
-		d.Train = append(d.Train, t.Digest())
-	}
-	for i, s := range j.Data.Eval {
-		t, err := source.Data(ctx, s.Path)
-		if err != nil {
-			return d, faultOf(ctx, j, fmt.Sprintf("data.eval[%d].path", i), err)
-		}
-		d.Eval = append(d.Eval, t.Digest())
-	}
-	return d, nil
 }
 
 // modelFault is faultOf for what opens the model and its tokenizer.

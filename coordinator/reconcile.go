@@ -23,6 +23,8 @@ const (
 	finishGrace = 10 * time.Second
 	// termGrace is how long a worker of a failed run has between SIGTERM and SIGKILL.
 	termGrace = 3 * time.Second
+	// guestGrace is how long workers of other machines may take to hear that the run ends.
+	guestGrace = 3 * time.Second
 	// logLines is how much of a dead worker's log is shown.
 	logLines = 12
 )
@@ -59,6 +61,7 @@ type reconciler struct {
 type ending struct {
 	outcome store.Outcome
 	detail  string        // of a failure: the end of a log
+	guests  time.Time     // until when workers that nobody here launched are waited for
 	signals []timedSignal // still to be sent, in order
 }
 
@@ -114,6 +117,8 @@ func (r *reconciler) run(ctx context.Context, interrupts <-chan os.Signal) (*end
 			r.interrupt()
 		case a := <-r.server.asks:
 			a.done <- r.carry(ctx, a)
+		case m := <-r.server.removals:
+			m.done <- r.remove(ctx, m)
 		case <-cancelled:
 			cancelled, r.interrupts = nil, 2
 		case <-r.leader.Lost(): // the next write finds out
@@ -169,7 +174,10 @@ func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
 	case len(d.started) > 0:
 		return now, r.start(ctx, v, d.started)
 	case d.outcome != nil:
-		r.ending = r.ends(d, now)
+		if err := r.leader.PutEnded(ctx, store.Ended{State: d.outcome.State, Message: d.outcome.Message}); err != nil {
+			return time.Time{}, err
+		}
+		r.ending = r.ends(d, v, now)
 		return now, nil
 	}
 	r.suspends(v, d)
@@ -297,7 +305,8 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 			r.record.event("worker_drained", fmt.Sprintf("worker %s (process %d) has left", e.id, p.PID), d.Why, map[string]string{"worker": e.id})
 			return r.leader.PutProcess(ctx, p)
 		}
-		r.record.event("worker_died", fmt.Sprintf("worker %s (process %d) died: %s", e.id, p.PID, p.Status), "", map[string]string{"worker": e.id, "evidence": "its process has ended"})
+		r.record.event("worker_died", fmt.Sprintf("worker %s (process %d) died: %s", e.id, p.PID, p.Status), "",
+			map[string]string{"worker": e.id, "incarnation": fmt.Sprint(w.Incarnation), "evidence": "its process has ended"})
 	}
 	if err := r.leader.PutProcess(ctx, p); err != nil {
 		return err
@@ -322,7 +331,7 @@ func (r *reconciler) carry(ctx context.Context, a ask) error {
 			return fmt.Errorf("%d workers: the job needs workers.min, %d", a.max, v.Run.Min)
 		}
 		run := v.Run
-		run.Max = a.max
+		run.Max = a.max // of which the launcher starts all, or as many as launch was told
 		r.record.event("resized", fmt.Sprintf("the job may use %d workers", a.max), fmt.Sprintf("asked for; it was %d", v.Run.Max), nil)
 		return r.leader.PutRun(ctx, run)
 	case a.suspend, a.resume:
@@ -355,8 +364,8 @@ func (r *reconciler) interrupt() {
 }
 
 // ends prepares the end that d decided.
-func (r *reconciler) ends(d decision, now time.Time) *ending {
-	e := &ending{outcome: *d.outcome}
+func (r *reconciler) ends(d decision, v store.View, now time.Time) *ending {
+	e := &ending{outcome: *d.outcome, guests: now.Add(guestGrace)}
 	switch {
 	case d.atOnce:
 		e.signals = []timedSignal{{at: now, signal: syscall.SIGKILL}}
@@ -365,7 +374,7 @@ func (r *reconciler) ends(d decision, now time.Time) *ending {
 	default: // who had no part in the end has nothing to finish
 		e.signals = []timedSignal{{at: now, signal: syscall.SIGTERM, idle: true}, {at: now.Add(finishGrace), signal: syscall.SIGKILL}}
 	}
-	if d.culprit != "" {
+	if _, launched := v.Processes[d.culprit]; launched {
 		path := r.folder.workerLog(d.culprit)
 		last, err := tail(path, logLines)
 		switch {
@@ -387,6 +396,10 @@ func (r *reconciler) end(ctx context.Context, v store.View, now time.Time) (agai
 		if !p.Exited {
 			left++
 		}
+	}
+	if now.Before(r.ending.guests) {
+		left += guests(v)
+		again = r.ending.guests
 	}
 	if left == 0 {
 		if r.ending.outcome.State == store.StateDone {
@@ -420,10 +433,22 @@ func (r *reconciler) end(ctx context.Context, v store.View, now time.Time) (agai
 		r.ending.signals = []timedSignal{{at: now, signal: syscall.SIGKILL}}
 		return now, nil
 	}
-	if len(r.ending.signals) > 0 {
+	if len(r.ending.signals) > 0 && (again.IsZero() || r.ending.signals[0].at.Before(again)) {
 		again = r.ending.signals[0].at
 	}
 	return again, nil
+}
+
+// guests are living workers that were not launched here, and have neither finished nor left.
+func guests(v store.View) (n int) {
+	for id, w := range v.Workers {
+		p, launched := v.Processes[id]
+		f, finished := v.Finished[id]
+		if (!launched || p.PID != w.PID) && (!finished || f.Incarnation != w.Incarnation) {
+			n++
+		}
+	}
+	return n
 }
 
 // leadAgain takes the lead back after this process stood still for so long that its election key ended. Nobody else can

@@ -15,6 +15,7 @@ import (
 //
 //	job.resolved.yaml    the job with every default and digest
 //	control.json         how to reach the coordinator, mode 0600
+//	join.token           the same for workers of other machines, mode 0600, with --listen
 //	metrics.jsonl        a line per committed step
 //	events.jsonl         a line per event
 //	tensorboard/         the numbers as TensorBoard reads them, unless log.tensorboard is false

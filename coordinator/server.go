@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/membership/probe"
 	"github.com/zerofleet/zerofleet/membership/store"
 	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
@@ -42,7 +45,11 @@ type server struct {
 	folder      *runFolder
 	log         *slog.Logger
 	// asks are what people want of the run; the reconciler takes them.
-	asks chan ask
+	asks     chan ask
+	suspects *suspects
+	removals chan removal // for the reconciler
+	// gossipKey is what the workers' failure detectors encrypt with.
+	gossipKey []byte
 }
 
 // ask is one thing that a person wants: another number of workers, to wait, to go on, or else an instruction.
@@ -97,7 +104,7 @@ func authenticate(token string) func(context.Context) error {
 				return nil
 			}
 		}
-		return status.Error(codes.Unauthenticated, "wrong token for this job: read control.json again")
+		return status.Error(codes.Unauthenticated, "wrong token for this job: its run folder's control.json and join.token have the right one")
 	}
 }
 
@@ -134,29 +141,77 @@ func (s *server) FetchJob(ctx context.Context, _ *zerofleetv1.FetchJobRequest) (
 	if !ok {
 		return nil, status.Error(codes.Unavailable, "the run has not begun yet")
 	}
-	return &zerofleetv1.FetchJobResponse{ResolvedYaml: run.ResolvedYAML, RunDir: run.Dir, StopAt: run.StopAt}, nil
+	work, err := os.Getwd()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "find the working directory: %v", err)
+	}
+	return &zerofleetv1.FetchJobResponse{ResolvedYaml: run.ResolvedYAML, RunDir: run.Dir, WorkDir: work, StopAt: run.StopAt}, nil
 }
 
 func (s *server) Register(ctx context.Context, r *zerofleetv1.RegisterRequest) (*zerofleetv1.RegisterResponse, error) {
-	if err := validID(r.GetId()); err != nil {
+	if err := validID(r.GetId()); err != nil && r.GetId() != "" {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	if _, _, err := net.SplitHostPort(r.GetAddr()); err != nil || len(r.GetNonce()) == 0 {
 		return nil, status.Errorf(codes.InvalidArgument, "register worker %s: address %q and nonce of %d bytes: want host:port, and a nonce", r.GetId(), r.GetAddr(), len(r.GetNonce()))
 	}
 	now := time.Now()
-	w, err := s.store.Register(ctx, store.Worker{
+	w, others, err := s.enter(ctx, store.Worker{
 		ID: r.GetId(), Addr: r.GetAddr(), Host: r.GetHost(), Device: r.GetDevice(),
-		PID: int(r.GetPid()), Threads: int(r.GetThreads()), Nonce: r.GetNonce(),
-	}, leaseTTL, now)
+		PID: int(r.GetPid()), Threads: int(r.GetThreads()), Nonce: r.GetNonce(), Gossip: r.GetGossipAddr(),
+	}, now)
 	if err != nil {
 		return nil, err
 	}
+	s.suspects.hears(life{w.ID, w.Incarnation}, now)
 	if w.Registered.Equal(now) { // and not the answer to a call that was repeated
 		s.record.event("worker_joined", fmt.Sprintf("worker %s joined: %s, process %d on %s", w.ID, w.Device, w.PID, w.Host), "",
 			map[string]string{"worker": w.ID, "incarnation": fmt.Sprint(w.Incarnation), "addr": w.Addr})
 	}
-	return &zerofleetv1.RegisterResponse{Incarnation: w.Incarnation, LeaseSeconds: uint32(leaseTTL / time.Second)}, nil
+	return &zerofleetv1.RegisterResponse{Id: w.ID, Incarnation: w.Incarnation, LeaseSeconds: uint32(leaseTTL / time.Second),
+		GossipKey: s.gossipKey, GossipSeeds: others}, nil
+}
+
+// enter registers a worker, under an id that is free if it has none of its own, and returns where the others' failure
+// detectors are.
+func (s *server) enter(ctx context.Context, w store.Worker, now time.Time) (registered store.Worker, others []string, err error) {
+	chosen := w.ID != ""
+	for {
+		v, err := s.store.View(ctx)
+		if err != nil {
+			return store.Worker{}, nil, err
+		}
+		if !chosen {
+			w.ID = freeID(v, w.Nonce)
+		}
+		registered, err = s.store.Register(ctx, w, leaseTTL, now)
+		if errors.Is(err, store.ErrTaken) && !chosen { // another one was given it meanwhile
+			continue
+		}
+		for _, o := range v.Workers {
+			if o.ID != w.ID && o.Gossip != "" {
+				others = append(others, o.Gossip)
+			}
+		}
+		return registered, others, err
+	}
+}
+
+// freeID is the first number that no worker of the run has had, and that is not one of those the launcher starts; for a
+// process that is registered already, its own.
+func freeID(v store.View, nonce []byte) string {
+	for id, w := range v.Registrations {
+		if bytes.Equal(w.Nonce, nonce) {
+			return id
+		}
+	}
+	for i := local(v.Run); ; i++ {
+		id := fmt.Sprint(i)
+		_, had := v.Registrations[id]
+		if _, launched := v.Processes[id]; !had && !launched {
+			return id
+		}
+	}
 }
 
 // validID keeps worker ids fit for file names and etcd keys.
@@ -168,12 +223,14 @@ func validID(id string) error {
 }
 
 func (s *server) Renew(ctx context.Context, r *zerofleetv1.RenewRequest) (*zerofleetv1.RenewResponse, error) {
+	s.suspects.hears(life{r.GetWorker().GetId(), r.GetWorker().GetIncarnation()}, time.Now())
 	err := s.store.Renew(ctx, r.GetWorker().GetId(), r.GetWorker().GetIncarnation(), leaseTTL)
 	return &zerofleetv1.RenewResponse{}, err
 }
 
 // caller is the registration of who calls; a fenced one is refused.
 func (s *server) caller(ctx context.Context, w *zerofleetv1.Identity) (store.Worker, error) {
+	s.suspects.hears(life{w.GetId(), w.GetIncarnation()}, time.Now())
 	return s.store.Registered(ctx, w.GetId(), w.GetIncarnation())
 }
 
@@ -193,6 +250,8 @@ func (s *server) Watch(r *zerofleetv1.WatchRequest, stream grpc.ServerStreamingS
 		case change.Mark != nil:
 			m := change.Mark
 			out.Change = &zerofleetv1.WatchResponse_Mark{Mark: &zerofleetv1.Mark{Settled: m.Settled, Over: m.Over, Why: m.Why}}
+		case change.Ended != nil:
+			out.Change = &zerofleetv1.WatchResponse_Ended{Ended: &zerofleetv1.Ended{State: change.Ended.State, Message: change.Ended.Message}}
 		}
 		return stream.Send(out)
 	})
@@ -222,6 +281,21 @@ func (s *server) Drain(ctx context.Context, r *zerofleetv1.DrainRequest) (*zerof
 	s.record.event("draining", fmt.Sprintf("worker %s drains: its machine goes at %s", w.ID, d.Deadline.Format(time.RFC3339)), d.Why,
 		map[string]string{"worker": w.ID, "deadline": d.Deadline.Format(time.RFC3339Nano)})
 	return &zerofleetv1.DrainResponse{}, nil
+}
+
+func (s *server) Suspect(ctx context.Context, r *zerofleetv1.SuspectRequest) (*zerofleetv1.SuspectResponse, error) {
+	w, err := s.caller(ctx, r.GetWorker())
+	if err != nil {
+		return nil, err
+	}
+	found := probe.Result{Finding: probe.Finding(r.GetEvidence()), Detail: r.GetDetail()}
+	if found.Finding != probe.Refused && found.Finding != probe.Silent && found.Finding != probe.Unreachable {
+		return nil, status.Errorf(codes.InvalidArgument, "worker %s accuses worker %s without evidence", w.ID, r.GetSuspect().GetId())
+	}
+	now := time.Now()
+	removed, why, err := s.hear(ctx, r.GetGeneration(), life{r.GetSuspect().GetId(), r.GetSuspect().GetIncarnation()},
+		accusation{by: life{w.ID, w.Incarnation}, found: found, since: now.Add(-time.Duration(r.GetSinceMillis()) * time.Millisecond), at: now})
+	return &zerofleetv1.SuspectResponse{Removed: removed, Why: why}, err
 }
 
 func (s *server) Settle(ctx context.Context, r *zerofleetv1.SettleRequest) (*zerofleetv1.SettleResponse, error) {
@@ -326,6 +400,9 @@ func (s *server) Finished(ctx context.Context, r *zerofleetv1.FinishedRequest) (
 	w, err := s.caller(ctx, r.GetWorker())
 	if err != nil {
 		return nil, err
+	}
+	if r.GetOutcome() == zerofleetv1.Outcome_OUTCOME_UNSPECIFIED {
+		return &zerofleetv1.FinishedResponse{}, s.store.Remove(ctx, w)
 	}
 	err = s.store.PutFinished(ctx, w.ID, store.Finished{
 		Incarnation: w.Incarnation, Outcome: r.GetOutcome(), Step: r.GetStep(), Message: r.GetMessage(), Time: time.Now(),

@@ -91,6 +91,7 @@ func (c *Client) Lost() time.Duration {
 type Job struct {
 	ResolvedYAML []byte
 	RunDir       string // absolute
+	WorkDir      string // absolute: what the job's relative paths are relative to
 	StopAt       uint64 // end, with a checkpoint, after this step; 0: at the job's own end
 }
 
@@ -104,7 +105,7 @@ func (c *Client) FetchJob(ctx context.Context) (Job, error) {
 	if err != nil {
 		return Job{}, fmt.Errorf("fetch job: %w", err)
 	}
-	return Job{ResolvedYAML: r.GetResolvedYaml(), RunDir: r.GetRunDir(), StopAt: r.GetStopAt()}, nil
+	return Job{ResolvedYAML: r.GetResolvedYaml(), RunDir: r.GetRunDir(), WorkDir: r.GetWorkDir(), StopAt: r.GetStopAt()}, nil
 }
 
 // connection is the current connection. With relocate, the coordinator is looked up first, and a connection to another

@@ -22,6 +22,8 @@ var (
 	ErrFenced = errors.New("fenced: the lease of this worker has ended")
 	// ErrClosed says that the session was closed by its own worker.
 	ErrClosed = errors.New("session closed")
+	// ErrEnded says that the run ends: there is nothing to do for this worker any more.
+	ErrEnded = errors.New("the run has ended")
 )
 
 // Member is one worker's place in a generation.
@@ -31,6 +33,7 @@ type Member struct {
 	Rank        int
 	Addr        string // host:port of its collective endpoint
 	Host        string // the machine it runs on
+	Gossip      string // host:port of its failure detector
 }
 
 // Generation is one agreed membership of a job.
@@ -133,7 +136,7 @@ func GenerationFromProto(p *zerofleetv1.Generation) Generation {
 	g := Generation{Number: p.GetNumber(), Why: p.GetWhy(), Handover: handoverFromProto(p.GetHandover()), Handled: p.GetHandled(),
 		Save: p.GetSave(), Release: p.GetRelease()}
 	for _, m := range p.GetMembers() {
-		g.Members = append(g.Members, Member{ID: m.GetId(), Incarnation: m.GetIncarnation(), Rank: int(m.GetRank()), Addr: m.GetAddr(), Host: m.GetHost()})
+		g.Members = append(g.Members, Member{ID: m.GetId(), Incarnation: m.GetIncarnation(), Rank: int(m.GetRank()), Addr: m.GetAddr(), Host: m.GetHost(), Gossip: m.GetGossipAddr()})
 	}
 	if r := p.GetRestore(); r != nil {
 		g.Restore = &Restore{Store: r.GetStore(), Manifest: r.GetManifest(), Step: r.GetStep(), WeightsOnly: r.GetWeightsOnly()}
@@ -146,7 +149,7 @@ func (g Generation) Proto() *zerofleetv1.Generation {
 	p := &zerofleetv1.Generation{Number: g.Number, Why: g.Why, Handover: g.Handover.Proto(), Handled: g.Handled,
 		Save: g.Save, Release: g.Release}
 	for _, m := range g.Members {
-		p.Members = append(p.Members, &zerofleetv1.Member{Id: m.ID, Incarnation: m.Incarnation, Rank: uint32(m.Rank), Addr: m.Addr, Host: m.Host})
+		p.Members = append(p.Members, &zerofleetv1.Member{Id: m.ID, Incarnation: m.Incarnation, Rank: uint32(m.Rank), Addr: m.Addr, Host: m.Host, GossipAddr: m.Gossip})
 	}
 	if r := g.Restore; r != nil {
 		p.Restore = &zerofleetv1.Restore{Store: r.Store, Manifest: r.Manifest, Step: r.Step, WeightsOnly: r.WeightsOnly}

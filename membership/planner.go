@@ -19,6 +19,7 @@ type Candidate struct {
 	Incarnation uint64
 	Addr        string
 	Host        string
+	Gossip      string // host:port of its failure detector
 	Registered  time.Time
 	Ready       bool // it has loaded what the job needs, and waits
 }
@@ -335,7 +336,7 @@ func fewer(v View, have []Candidate) []Candidate {
 func members(list []Candidate) []Member {
 	all := make([]Member, len(list))
 	for rank, c := range list {
-		all[rank] = Member{ID: c.ID, Incarnation: c.Incarnation, Rank: rank, Addr: c.Addr, Host: c.Host}
+		all[rank] = Member{ID: c.ID, Incarnation: c.Incarnation, Rank: rank, Addr: c.Addr, Host: c.Host, Gossip: c.Gossip}
 	}
 	return all
 }

@@ -5,20 +5,23 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/zerofleet/zerofleet/membership/probe"
 	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
 
 // Registration is what a worker says of itself.
 type Registration struct {
-	ID      string // the worker's, the same over its incarnations
+	ID      string // the worker's, the same over its incarnations; "": the coordinator chooses one
 	Addr    string // host:port of its collective endpoint, already listening
 	Host    string
 	Device  string
 	PID     int
 	Threads int
+	Gossip  string // host:port of its failure detector, already listening
 }
 
 // Session is one incarnation of a worker. It renews its lease and delivers reports in goroutines of its own until Close.
@@ -27,6 +30,7 @@ type Session struct {
 	client      *Client
 	id          *zerofleetv1.Identity
 	lease       time.Duration
+	gossip      Gossip
 	reports     *queue
 	stop        context.CancelFunc
 	goroutines  sync.WaitGroup
@@ -50,13 +54,14 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 	err := c.call(ctx, callTimeout, func(ctx context.Context, s zerofleetv1.ControlClient) (err error) {
 		reply, err = s.Register(ctx, &zerofleetv1.RegisterRequest{
 			Id: r.ID, Addr: r.Addr, Host: r.Host, Device: r.Device,
-			Pid: int64(r.PID), Threads: int32(r.Threads), Nonce: nonce,
+			Pid: int64(r.PID), Threads: int32(r.Threads), Nonce: nonce, GossipAddr: r.Gossip,
 		})
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("register worker %s: %w", r.ID, err)
 	}
+	r.ID = reply.GetId()
 	lease := time.Duration(reply.GetLeaseSeconds()) * time.Second
 	if lease <= 0 {
 		return nil, fmt.Errorf("register worker %s: coordinator gave a lease of %s, want more than 0", r.ID, lease)
@@ -64,7 +69,8 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 	// The session outlives the call that made it: it ends with Close.
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Session{
-		client: c, id: &zerofleetv1.Identity{Id: r.ID, Incarnation: reply.GetIncarnation()}, lease: lease,
+		client: c, id: &zerofleetv1.Identity{Id: reply.GetId(), Incarnation: reply.GetIncarnation()}, lease: lease,
+		gossip:  Gossip{Key: reply.GetGossipKey(), Seeds: reply.GetGossipSeeds()},
 		reports: newQueue(), stop: stop, done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	s.goroutines.Go(func() { s.renew(run) })
@@ -76,6 +82,15 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 // ID is the worker's id, Incarnation which life of it this is.
 func (s *Session) ID() string          { return s.id.GetId() }
 func (s *Session) Incarnation() uint64 { return s.id.GetIncarnation() }
+
+// Gossip is what a worker's failure detector needs to take part.
+type Gossip struct {
+	Key   []byte
+	Seeds []string // host:port of those that live
+}
+
+// Gossip is what the coordinator handed out at the registration.
+func (s *Session) Gossip() Gossip { return s.gossip }
 
 // Done is closed when the session has ended: Err says why.
 func (s *Session) Done() <-chan struct{} { return s.done }
@@ -184,6 +199,23 @@ func (s *Session) Drain(ctx context.Context, deadline time.Time, why string) err
 	return nil
 }
 
+// Suspect tells the coordinator what this worker found when it looked after another member of its generation, and since
+// when it has been looking. removed says that the coordinator, having looked too, has removed it; why is what it found.
+func (s *Session) Suspect(ctx context.Context, generation uint64, m Member, found probe.Result, since time.Time) (removed bool, why string, err error) {
+	var r *zerofleetv1.SuspectResponse
+	err = s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) (err error) {
+		r, err = c.Suspect(ctx, &zerofleetv1.SuspectRequest{
+			Worker: s.id, Generation: generation, Suspect: &zerofleetv1.Identity{Id: m.ID, Incarnation: m.Incarnation},
+			Evidence: zerofleetv1.Evidence(found.Finding), Detail: found.Detail, SinceMillis: uint32(time.Since(since).Milliseconds()),
+		})
+		return err
+	})
+	if err != nil {
+		return false, "", fmt.Errorf("accuse worker %s: %w", m.ID, err)
+	}
+	return r.GetRemoved(), r.GetWhy(), nil
+}
+
 // Settle tells the coordinator that this worker's share of a generation's state is in place, and what came from where.
 func (s *Session) Settle(ctx context.Context, generation uint64, received, restored int64) error {
 	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
@@ -252,6 +284,18 @@ func (s *Session) Finish(ctx context.Context, outcome Outcome, step uint64, mess
 	}
 	if undelivered != nil {
 		return fmt.Errorf("deliver reports: %w", undelivered)
+	}
+	return nil
+}
+
+// Leave gives up this worker's place, where a run ends or goes on without it.
+func (s *Session) Leave(ctx context.Context) error {
+	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
+		_, err := c.Finished(ctx, &zerofleetv1.FinishedRequest{Worker: s.id})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("give up the place of worker %s: %w", s.ID(), err)
 	}
 	return nil
 }
@@ -328,6 +372,10 @@ func (s *Session) watch(ctx context.Context) {
 
 // see takes one message of the watch. Older ones than what is known come after a reconnect and change nothing.
 func (s *Session) see(m *zerofleetv1.WatchResponse) {
+	if e := m.GetEnded(); e != nil {
+		s.fail(fmt.Errorf("%w: %s", ErrEnded, strings.TrimSuffix(e.GetState()+": "+e.GetMessage(), ": ")))
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g := m.GetGeneration(); g.GetNumber() > s.generation.Number {

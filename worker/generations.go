@@ -42,6 +42,7 @@ type incarnation struct {
 	unsettled  *state // built, and not known to be settled
 	unsaved    int    // how often in a row the state could not be saved
 	generation membership.Generation
+	runs       atomic.Bool // it trains: without a coordinator too
 }
 
 // state is this rank's share of a generation's state.
@@ -61,18 +62,30 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 	w.session.ReportState(membership.Loading, "", 0, nil)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log)}
 	fenced := make(chan struct{})
 	defer func() { <-fenced }()
+	var training atomic.Bool
 	go func() { // a worker whose lease has ended stops computing at once
 		defer close(fenced)
-		select {
-		case <-w.session.Done():
-			cancel(w.session.Err())
-		case <-ctx.Done():
+		orphan := time.NewTicker(time.Second)
+		defer orphan.Stop()
+		for {
+			select {
+			case <-w.session.Done():
+				cancel(w.session.Err())
+				return
+			case <-orphan.C:
+				if !i.runs.Load() && w.orphaned() {
+					cancel(errOrphaned)
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	defer cancel(nil)
-	var training atomic.Bool
 	d := w.watchNotices(ctx, training.Load, func() { cancel(errTerminated) })
 	defer d.close()
 	defer func() { // a generation without it fences it
@@ -80,7 +93,11 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 			err = errDrained
 		}
 	}()
-	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log)}
+	defer func() { // whatever was under way then failed because of that
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 	defer func() { err = errors.Join(err, i.close()) }()
 	if err := i.load(ctx); err != nil {
 		return train.Outcome{}, err
@@ -94,6 +111,7 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 			return train.Outcome{}, err
 		}
 		i.generation = g
+		w.watch.Enter(g)
 		if _, member := g.Rank(w.session.ID(), w.session.Incarnation()); !member {
 			if err := i.left(ctx, g); err != nil {
 				return train.Outcome{}, err
@@ -187,6 +205,8 @@ var (
 	errDrained = errors.New("drained")
 	// errTerminated ends one that was told to end while it had nothing to hand over, or told twice.
 	errTerminated = errors.New("terminated by SIGTERM")
+	// errOrphaned ends one that waits for a coordinator which has not answered for workers.orphan_seconds.
+	errOrphaned = errors.New("no coordinator has answered for workers.orphan_seconds")
 )
 
 // errOver ends what a worker does in a generation that is over.
@@ -205,6 +225,10 @@ func (i *incarnation) member(ctx context.Context, g membership.Generation) (trai
 		}
 	}()
 	out, err := i.take(within, g)
+	var peer *collective.PeerError
+	if errors.As(err, &peer) {
+		i.watch.Broken(peer.ID)
+	}
 	over := context.Cause(within)
 	end(nil)
 	<-watched
@@ -416,6 +440,8 @@ const maxSaveWait = 30 * time.Second
 
 // run trains in a settled generation.
 func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collective.Group, g membership.Generation) (train.Outcome, error) {
+	i.runs.Store(true)
+	defer i.runs.Store(false)
 	if i.began.IsZero() {
 		i.began = time.Now()
 	}

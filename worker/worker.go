@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,16 +17,20 @@ import (
 	"github.com/zerofleet/zerofleet/job"
 	"github.com/zerofleet/zerofleet/kernels"
 	"github.com/zerofleet/zerofleet/membership"
+	"github.com/zerofleet/zerofleet/membership/gossip"
+	"github.com/zerofleet/zerofleet/membership/probe"
+	"github.com/zerofleet/zerofleet/membership/watch"
 	"github.com/zerofleet/zerofleet/model"
 	"github.com/zerofleet/zerofleet/train"
 )
 
 // Options say which worker this is.
 type Options struct {
-	ID        string
-	Control   string           // path of the run folder's control.json
-	Term      <-chan os.Signal // SIGTERM, a warning that this machine goes; may be nil
-	Advertise string           // host that other workers reach this one at, and that it listens on
+	ID        string             // "": the coordinator chooses one
+	Locate    membership.Locator // of the coordinator
+	Joins     bool               // it may be on another machine than the coordinator: what it reads is compared first
+	Term      <-chan os.Signal   // SIGTERM, a warning that this machine goes; may be nil
+	Advertise string             // address of this machine that other workers reach this one at, and that it listens on
 	Log       *slog.Logger
 }
 
@@ -43,7 +48,7 @@ const leftoverAge = time.Hour
 // Run lives one worker's life in a job: until the job's end, an instruction to stop, an error, or ctx's end. A worker
 // that was fenced, because it stood still for longer than its lease, comes back as a new incarnation, without state.
 func Run(ctx context.Context, o Options) error {
-	client, err := membership.Dial(ctx, membership.ControlFile(o.Control), o.Log)
+	client, err := membership.Dial(ctx, o.Locate, o.Log)
 	if err != nil {
 		return err
 	}
@@ -56,8 +61,13 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("resolved job: %w", err)
 	}
+	if o.Joins {
+		if err := comparable(ctx, o.Locate, assigned, j); err != nil {
+			return err
+		}
+	}
 	for {
-		err := once(ctx, o, client, assigned, j)
+		err := once(ctx, &o, client, assigned, j)
 		if !errors.Is(err, membership.ErrFenced) || ctx.Err() != nil {
 			return err
 		}
@@ -65,35 +75,70 @@ func Run(ctx context.Context, o Options) error {
 	}
 }
 
-// once is one incarnation.
-func once(ctx context.Context, o Options, client *membership.Client, assigned membership.Job, j *job.Job) error {
-	endpoint, err := listen(ctx, o, client)
+// once is one incarnation. An id that the coordinator has chosen is kept in o for the next.
+func once(ctx context.Context, o *Options, client *membership.Client, assigned membership.Job, j *job.Job) error {
+	answers := &probe.Server{}
+	endpoint, err := listen(ctx, o, client, answers)
 	if err != nil {
 		return err
 	}
 	defer endpoint.Close()
+	at, _, err := net.SplitHostPort(endpoint.Addr())
+	if err != nil {
+		return fmt.Errorf("find the own address: %w", err)
+	}
+	ear, err := gossip.Listen(at, o.Log)
+	if err != nil {
+		return err
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("name this host: %w", err)
 	}
 	session, err := client.Register(ctx, membership.Registration{ID: o.ID, Addr: endpoint.Addr(), Host: host, Device: "cpu",
-		PID: os.Getpid(), Threads: j.Workers.Threads})
+		PID: os.Getpid(), Threads: j.Workers.Threads, Gossip: ear.Addr()})
+	if err != nil {
+		return errors.Join(err, ear.Close())
+	}
+	defer session.Close()
+	if o.ID == "" {
+		o.ID = session.ID()
+		o.Log = o.Log.With("worker", o.ID)
+		o.Log.Info("joined", "job", j.Name)
+	}
+	answers.Is(session.ID(), session.Incarnation())
+	others, err := watch.Start(watch.Options{ID: session.ID(), Incarnation: session.Incarnation(), Gossip: session.Gossip(),
+		TLS: client.Credentials().Client(membership.RoleWorker), Accuse: session.Suspect, Log: o.Log}, ear)
 	if err != nil {
 		return err
 	}
-	defer session.Close()
-	w := &worker{o: o, job: j, runDir: assigned.RunDir, stopAt: int64(assigned.StopAt), client: client, session: session, endpoint: endpoint}
+	defer func() {
+		if err := others.Close(); err != nil {
+			o.Log.Warn("failure detector", "error", err)
+		}
+	}()
+	w := &worker{o: *o, watch: others, job: j, runDir: assigned.RunDir, stopAt: int64(assigned.StopAt), client: client, session: session, endpoint: endpoint}
 	out, err := w.live(ctx)
-	if errors.Is(err, errDrained) {
+	switch {
+	case errors.Is(err, errDrained):
 		o.Log.Info("left the job: this machine goes")
+		return nil
+	case err != nil && errors.Is(session.Err(), membership.ErrEnded):
+		o.Log.Info("nothing more to do", "why", session.Err())
+		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), orphanTimeout)
+		defer cancel()
+		if err := session.Leave(leaving); err != nil {
+			o.Log.Info("the coordinator has gone first", "error", err)
+		}
 		return nil
 	}
 	return w.finish(ctx, out, err)
 }
 
-func listen(ctx context.Context, o Options, client *membership.Client) (*grpc.Endpoint, error) {
-	endpoint, err := grpc.Listen(ctx, grpc.Options{Addr: o.Advertise + ":0", Logger: o.Log,
-		TLS: client.Credentials().Server(membership.RoleWorker)})
+// listen opens the port that peers reach this worker at. The coordinator gets in too, to probe; a peer shows that it is one.
+func listen(ctx context.Context, o *Options, client *membership.Client, answers *probe.Server) (*grpc.Endpoint, error) {
+	endpoint, err := grpc.Listen(ctx, grpc.Options{Addr: net.JoinHostPort(o.Advertise, "0"), Logger: o.Log, Serve: answers.Register,
+		TLS: client.Credentials().Server(membership.RoleWorker, membership.RoleCoordinator)})
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers: %w", err)
 	}
@@ -109,6 +154,7 @@ type worker struct {
 	client   *membership.Client
 	session  *membership.Session
 	endpoint *grpc.Endpoint
+	watch    *watch.Watch
 	store    checkpoint.Store // opened by load
 }
 

@@ -18,7 +18,7 @@ import (
 
 func launchCommand() *cobra.Command {
 	o := coordinator.Options{}
-	var workers int
+	var workers, local int
 	var lines bool
 	var worker string
 	c := &cobra.Command{
@@ -32,6 +32,12 @@ func launchCommand() *cobra.Command {
 			o.JobFile = given[0]
 			if workers != 0 {
 				o.Set = append(o.Set, fmt.Sprintf("workers.max=%d", workers))
+			}
+			if c.Flags().Changed("local-workers") {
+				if local < 0 {
+					return usage{fmt.Errorf("--local-workers %d: want 0 or more", local)}
+				}
+				o.Local = &local
 			}
 			if worker != "" {
 				o.Worker = strings.Fields(worker)
@@ -56,7 +62,8 @@ func launchCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.Resume, "resume", "", "go on from a run folder's newest checkpoint, or from a checkpoint")
 	f.Uint64Var(&o.StopAt, "stop-at", 0, "stop with a checkpoint after this step; not part of the job")
-	f.StringVar(&o.Listen, "listen", "127.0.0.1:0", "address of the coordinator's gRPC")
+	f.StringVar(&o.Listen, "listen", "", "HOST:PORT where workers of other machines join, with the line that is printed (default: nobody does)")
+	f.IntVar(&local, "local-workers", 0, "how many workers to start on this machine; the others join (default: all)")
 	f.IntVar(&workers, "workers", 0, "short for --set workers.max=N")
 	f.BoolVar(&lines, "json", false, "print events and steps as JSON lines")
 	f.StringVar(&worker, "worker", "", "the command that runs a worker (default: the program worker beside this one, or on PATH)")

@@ -14,7 +14,7 @@ import (
 
 func main() {
 	root := &cobra.Command{Use: "worker", Short: "one worker of a zerofleet job", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(runCommand(), generateCommand())
+	root.AddCommand(runCommand(), joinCommand(), generateCommand())
 	addFaults(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	if err := root.Execute(); err != nil {

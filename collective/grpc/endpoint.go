@@ -52,6 +52,9 @@ type Options struct {
 	TLS *tls.Config
 	// Logger gets warnings; nil for none.
 	Logger *slog.Logger
+	// Serve adds what else is served on the port; nil for nothing. Whoever TLS lets in
+	// reaches it.
+	Serve func(grpc.ServiceRegistrar)
 }
 
 // Endpoint is where a worker's peers reach it, for all generations of a job.
@@ -104,6 +107,9 @@ func Listen(ctx context.Context, o Options) (*Endpoint, error) {
 	ep.lis = lis
 	ep.server = grpc.NewServer(opts...)
 	ep.server.RegisterService(&serviceDesc, ep)
+	if o.Serve != nil {
+		o.Serve(ep.server)
+	}
 	go func() {
 		defer close(ep.served)
 		if err := ep.server.Serve(listener{lis}); err != nil {

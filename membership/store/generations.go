@@ -17,6 +17,7 @@ const (
 	signalGeneration  = "generation"
 	signalInstruction = "instruction"
 	signalMark        = "mark"
+	signalEnded       = "ended"
 )
 
 // PutGeneration writes the next generation: in one transaction that compares the election key and that the generation
@@ -103,6 +104,17 @@ func (l *Leader) PutMark(ctx context.Context, m membership.Mark, left ...members
 	return err
 }
 
+// Ended is how a run ends: its outcome, before it is written.
+type Ended struct {
+	State   string `json:"state"`
+	Message string `json:"message,omitempty"`
+}
+
+// PutEnded tells every worker that the run ends now.
+func (l *Leader) PutEnded(ctx context.Context, e Ended) error {
+	return l.decidePut(ctx, "write the end", l.key("signals", signalEnded), e)
+}
+
 // PutPromise keeps what a worker has promised and reported.
 func (s *Store) PutPromise(ctx context.Context, id string, p membership.Promise) error {
 	return s.put(ctx, s.key("promises", id), p)
@@ -159,9 +171,10 @@ type Signal struct {
 	Generation  *membership.Generation
 	Instruction *membership.Instruction
 	Mark        *membership.Mark
+	Ended       *Ended
 }
 
-// Signals tells see of the newest generation, instruction and mark, then of each later one, until ctx ends or either of
+// Signals tells see of the newest generation, instruction and mark, and of the end if it has come, then of each later one, until ctx ends or either of
 // see and etcd fails.
 func (s *Store) Signals(ctx context.Context, see func(Signal) error) error {
 	now, err := s.etcd.Get(ctx, s.key("signals/"), clientv3.WithPrefix())
@@ -211,6 +224,12 @@ func (s *Store) signal(kv *mvccpb.KeyValue, see func(Signal) error) error {
 			return fmt.Errorf("decode mark: %w", err)
 		}
 		return see(Signal{Mark: &m})
+	case s.key("signals", signalEnded):
+		var e Ended
+		if err := json.Unmarshal(kv.Value, &e); err != nil {
+			return fmt.Errorf("decode the end: %w", err)
+		}
+		return see(Signal{Ended: &e})
 	}
 	return nil
 }

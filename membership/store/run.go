@@ -38,6 +38,10 @@ type Run struct {
 	Restore *membership.Restore `json:"restore,omitempty"`
 	// Fingerprint is what the kernels must compute, when that is known already; "": whatever generation 1's rank 0 does.
 	Fingerprint string `json:"fingerprint,omitempty"`
+	// Local is how many workers the launcher starts on its machine; nil: as many as the job may use. Listen is the address
+	// that was asked for.
+	Local  *int   `json:"local,omitempty"`
+	Listen string `json:"listen,omitempty"`
 	// After is the generation that this launch goes on from: its first has number After+1.
 	After   uint64    `json:"after"`
 	Started time.Time `json:"started"`

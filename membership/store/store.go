@@ -11,7 +11,7 @@
 //	processes/ID      a process that the local launcher started, and how it ended
 //	states/ID         what the worker last said it is doing
 //	finished/ID       how its part of the job ended
-//	signals/generation, signals/instruction
+//	signals/generation, signals/instruction, signals/mark, signals/ended
 //	                  the newest of each, which every worker watches
 //	generations/N     all of them
 //	fingerprint       what the job's kernels compute

@@ -92,6 +92,8 @@ func (v *View) take(name string, value []byte, revision int64) error {
 			return json.Unmarshal(value, &v.Generation)
 		case signalMark:
 			return json.Unmarshal(value, &v.Mark)
+		case signalEnded:
+			return nil // workers watch it; a coordinator decides anew
 		}
 		var i instruction
 		if err := json.Unmarshal(value, &i); err != nil {

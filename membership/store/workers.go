@@ -28,7 +28,16 @@ type Worker struct {
 	Registered  time.Time `json:"registered"`
 	// Removed marks an incarnation whose process is known to be gone, or that a generation was written without: its lease
 	// is never granted again.
-	Removed bool `json:"removed,omitempty"`
+	Removed bool   `json:"removed,omitempty"`
+	Gossip  string `json:"gossip,omitempty"` // host:port of its failure detector
+	// Lost says why it was removed, of one that its peers and the coordinator have looked after.
+	Lost *Lost `json:"lost,omitempty"`
+}
+
+// Lost is what was found of a worker that was removed for it.
+type Lost struct {
+	Time time.Time `json:"time"`
+	Why  string    `json:"why"`
 }
 
 // registerTries bounds how often two registrations of one id may get into each other's way.
@@ -173,7 +182,7 @@ func (s *Store) readmit(ctx context.Context, w Worker, at, generationAt int64, t
 	return fmt.Errorf("renew lease of worker %s: %w", id, ErrConflict)
 }
 
-// Remove ends a worker's incarnation at once, for good: its process is known to be gone.
+// Remove ends a worker's incarnation at once, for good: its process is known to be gone, or to hang.
 func (s *Store) Remove(ctx context.Context, w Worker) error {
 	w.Removed = true
 	if err := s.put(ctx, s.key("registrations", w.ID), w); err != nil {

@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -94,33 +93,4 @@ func TestResizeCheckpointCancel(t *testing.T) {
 	p.wantsHash("runs/job", long)
 	p.wantsSteps("runs/job", 1, long)
 	p.wantsNothingLeft()
-}
-
-// A worker that stands still for longer than its lease is fenced: the others go on without it, and it comes back as a new
-// incarnation that has written nothing into the generation that it missed.
-func TestStoppedPastItsLease(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	c := p.start("launch", "job.yaml", "--workers", "3", "--set", "train.steps=1000000", "--set", "checkpoint.every_steps=0")
-	p.awaitStep("runs/job", 3)
-	p.run("chaos", "stop", "runs/job", "--rank", "1", "--for", "21s").wants(t, 0, "rank 1")
-	p.await("its return", func() bool {
-		joined := p.events("runs/job", "worker_joined")
-		g := p.events("runs/job", "generation")
-		return len(joined) == 4 && len(strings.Fields(g[len(g)-1].Fields["workers"])) == 3
-	})
-	p.run("cancel", "runs/job").wants(t, 0)
-	c.wait().wants(t, 130, "has not been heard of for")
-	p.wantsNothingLeft()
-	_, last := p.hash("runs/job")
-	p.wantsSteps("runs/job", 1, last)
-	if redone := p.wantsDeal("runs/job", 8); redone > 1 {
-		t.Errorf("%d steps were redone after one loss", redone)
-	}
-	q := newPlace(t)
-	q.run("launch", "job.yaml", "--workers", "1", "--set", "train.steps=1000000", "--set", "checkpoint.every_steps=0", "--stop-at", fmt.Sprint(last)).wants(t, 0)
-	got, _ := p.hash("runs/job")
-	if want, _ := q.hash("runs/job"); got != want {
-		t.Errorf("hash %.12s of step %d, want %.12s", got, last, want)
-	}
 }

@@ -106,7 +106,7 @@ func (e ended) String() string {
 	return fmt.Sprintf("exit status %d (%v)\n--- standard output\n%s--- standard error\n%s---", e.exit, e.signal, e.out, e.errs)
 }
 
-// command is a running coordinator.
+// command is a running coordinator, or a worker that nobody launched.
 type command struct {
 	p         *place
 	cmd       *exec.Cmd
@@ -121,10 +121,13 @@ func (p *place) start(args ...string) *command {
 	return p.startAs("coordinator", nil, args...)
 }
 
-// startAs is start for another build of it, with more in its environment.
+// startAs is start for another program, with more in its environment.
 func (p *place) startAs(program string, env []string, args ...string) *command {
 	p.t.Helper()
-	c := &command{p: p, args: args, done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs, program), args...)}
+	if !filepath.IsAbs(program) {
+		program = filepath.Join(programs, program)
+	}
+	c := &command{p: p, args: append([]string{program}, args...), done: make(chan struct{}), cmd: exec.Command(program, args...)}
 	c.cmd.Dir = p.dir
 	c.cmd.Env = append(append(os.Environ(), "TMPDIR="+p.tmp), env...)
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.errs
@@ -161,7 +164,7 @@ func (c *command) wait() ended {
 	case <-time.After(c.p.patience):
 		_ = c.cmd.Process.Kill()
 		<-c.done
-		c.p.t.Fatalf("coordinator %s does not end\n%s%s", strings.Join(c.args, " "), c.out.String(), c.errs.String())
+		c.p.t.Fatalf("%s does not end\n%s%s", strings.Join(c.args, " "), c.out.String(), c.errs.String())
 	}
 	e := ended{exit: c.cmd.ProcessState.ExitCode(), out: c.out.String(), errs: c.errs.String()}
 	if s := c.cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signaled() {

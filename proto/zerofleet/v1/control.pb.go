@@ -210,6 +210,62 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{2}
 }
 
+// Evidence is what a worker finds that looks after another.
+type Evidence int32
+
+const (
+	Evidence_EVIDENCE_UNSPECIFIED Evidence = 0
+	// Nothing listens at its address any more, or another process does.
+	Evidence_EVIDENCE_REFUSED Evidence = 1
+	// Its machine takes connections, and the process answers on none: it hangs.
+	Evidence_EVIDENCE_SILENT Evidence = 2
+	// Nothing comes back from its machine.
+	Evidence_EVIDENCE_UNREACHABLE Evidence = 3
+)
+
+// Enum value maps for Evidence.
+var (
+	Evidence_name = map[int32]string{
+		0: "EVIDENCE_UNSPECIFIED",
+		1: "EVIDENCE_REFUSED",
+		2: "EVIDENCE_SILENT",
+		3: "EVIDENCE_UNREACHABLE",
+	}
+	Evidence_value = map[string]int32{
+		"EVIDENCE_UNSPECIFIED": 0,
+		"EVIDENCE_REFUSED":     1,
+		"EVIDENCE_SILENT":      2,
+		"EVIDENCE_UNREACHABLE": 3,
+	}
+)
+
+func (x Evidence) Enum() *Evidence {
+	p := new(Evidence)
+	*p = x
+	return p
+}
+
+func (x Evidence) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Evidence) Descriptor() protoreflect.EnumDescriptor {
+	return file_zerofleet_v1_control_proto_enumTypes[3].Descriptor()
+}
+
+func (Evidence) Type() protoreflect.EnumType {
+	return &file_zerofleet_v1_control_proto_enumTypes[3]
+}
+
+func (x Evidence) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Evidence.Descriptor instead.
+func (Evidence) EnumDescriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{3}
+}
+
 type FetchJobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -253,7 +309,9 @@ type FetchJobResponse struct {
 	// Absolute path of the run folder.
 	RunDir string `protobuf:"bytes,2,opt,name=run_dir,json=runDir,proto3" json:"run_dir,omitempty"`
 	// The run ends, with a checkpoint, after this step. 0: at the job's own end. Not part of the job.
-	StopAt        uint64 `protobuf:"varint,3,opt,name=stop_at,json=stopAt,proto3" json:"stop_at,omitempty"`
+	StopAt uint64 `protobuf:"varint,3,opt,name=stop_at,json=stopAt,proto3" json:"stop_at,omitempty"`
+	// Absolute path of the folder that the job's relative paths are relative to.
+	WorkDir       string `protobuf:"bytes,4,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -307,6 +365,13 @@ func (x *FetchJobResponse) GetStopAt() uint64 {
 		return x.StopAt
 	}
 	return 0
+}
+
+func (x *FetchJobResponse) GetWorkDir() string {
+	if x != nil {
+		return x.WorkDir
+	}
+	return ""
 }
 
 // Identity says which life of which worker is calling.
@@ -364,7 +429,8 @@ func (x *Identity) GetIncarnation() uint64 {
 
 type RegisterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Empty: the coordinator chooses one.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// host:port of its collective endpoint.
 	Addr    string `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
 	Host    string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
@@ -372,7 +438,9 @@ type RegisterRequest struct {
 	Pid     int64  `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
 	Threads int32  `protobuf:"varint,6,opt,name=threads,proto3" json:"threads,omitempty"`
 	// Random, one per process: makes a repeated Register the same registration.
-	Nonce         []byte `protobuf:"bytes,7,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Nonce []byte `protobuf:"bytes,7,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// host:port, UDP and TCP, of its failure detector.
+	GossipAddr    string `protobuf:"bytes,8,opt,name=gossip_addr,json=gossipAddr,proto3" json:"gossip_addr,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,11 +524,24 @@ func (x *RegisterRequest) GetNonce() []byte {
 	return nil
 }
 
+func (x *RegisterRequest) GetGossipAddr() string {
+	if x != nil {
+		return x.GossipAddr
+	}
+	return ""
+}
+
 type RegisterResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Incarnation uint64                 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// How long the worker may be silent before it is no member of any generation.
-	LeaseSeconds  uint32 `protobuf:"varint,2,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`
+	LeaseSeconds uint32 `protobuf:"varint,2,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`
+	// The caller's, also when it has chosen it itself.
+	Id string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// What the failure detectors of this launch encrypt with: 32 bytes.
+	GossipKey []byte `protobuf:"bytes,4,opt,name=gossip_key,json=gossipKey,proto3" json:"gossip_key,omitempty"`
+	// gossip_addr of living workers.
+	GossipSeeds   []string `protobuf:"bytes,5,rep,name=gossip_seeds,json=gossipSeeds,proto3" json:"gossip_seeds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,6 +588,27 @@ func (x *RegisterResponse) GetLeaseSeconds() uint32 {
 		return x.LeaseSeconds
 	}
 	return 0
+}
+
+func (x *RegisterResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RegisterResponse) GetGossipKey() []byte {
+	if x != nil {
+		return x.GossipKey
+	}
+	return nil
+}
+
+func (x *RegisterResponse) GetGossipSeeds() []string {
+	if x != nil {
+		return x.GossipSeeds
+	}
+	return nil
 }
 
 type RenewRequest struct {
@@ -640,6 +742,7 @@ type WatchResponse struct {
 	//	*WatchResponse_Generation
 	//	*WatchResponse_Instruction
 	//	*WatchResponse_Mark
+	//	*WatchResponse_Ended
 	Change        isWatchResponse_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -709,6 +812,15 @@ func (x *WatchResponse) GetMark() *Mark {
 	return nil
 }
 
+func (x *WatchResponse) GetEnded() *Ended {
+	if x != nil {
+		if x, ok := x.Change.(*WatchResponse_Ended); ok {
+			return x.Ended
+		}
+	}
+	return nil
+}
+
 type isWatchResponse_Change interface {
 	isWatchResponse_Change()
 }
@@ -725,11 +837,17 @@ type WatchResponse_Mark struct {
 	Mark *Mark `protobuf:"bytes,3,opt,name=mark,proto3,oneof"`
 }
 
+type WatchResponse_Ended struct {
+	Ended *Ended `protobuf:"bytes,4,opt,name=ended,proto3,oneof"`
+}
+
 func (*WatchResponse_Generation) isWatchResponse_Change() {}
 
 func (*WatchResponse_Instruction) isWatchResponse_Change() {}
 
 func (*WatchResponse_Mark) isWatchResponse_Change() {}
+
+func (*WatchResponse_Ended) isWatchResponse_Change() {}
 
 // Mark says how far generations have come. Both numbers only grow.
 type Mark struct {
@@ -1480,6 +1598,7 @@ type Member struct {
 	Rank          uint32                 `protobuf:"varint,3,opt,name=rank,proto3" json:"rank,omitempty"`
 	Addr          string                 `protobuf:"bytes,4,opt,name=addr,proto3" json:"addr,omitempty"`
 	Host          string                 `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	GossipAddr    string                 `protobuf:"bytes,6,opt,name=gossip_addr,json=gossipAddr,proto3" json:"gossip_addr,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1545,6 +1664,13 @@ func (x *Member) GetAddr() string {
 func (x *Member) GetHost() string {
 	if x != nil {
 		return x.Host
+	}
+	return ""
+}
+
+func (x *Member) GetGossipAddr() string {
+	if x != nil {
+		return x.GossipAddr
 	}
 	return ""
 }
@@ -3192,19 +3318,214 @@ func (x *WorkerStatus) GetMemoryBytes() map[string]int64 {
 	return nil
 }
 
+// Ended says that the run ends now: who has nothing to finish goes.
+type Ended struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// done, stopped, interrupted or failed.
+	State         string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ended) Reset() {
+	*x = Ended{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ended) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ended) ProtoMessage() {}
+
+func (x *Ended) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ended.ProtoReflect.Descriptor instead.
+func (*Ended) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Ended) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Ended) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type SuspectRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Worker     *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Suspect    *Identity              `protobuf:"bytes,3,opt,name=suspect,proto3" json:"suspect,omitempty"`
+	Evidence   Evidence               `protobuf:"varint,4,opt,name=evidence,proto3,enum=zerofleet.v1.Evidence" json:"evidence,omitempty"`
+	// What was seen, in words.
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// How long before this call the first probe was sent that is part of the evidence.
+	SinceMillis   uint32 `protobuf:"varint,6,opt,name=since_millis,json=sinceMillis,proto3" json:"since_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspectRequest) Reset() {
+	*x = SuspectRequest{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspectRequest) ProtoMessage() {}
+
+func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
+func (*SuspectRequest) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SuspectRequest) GetWorker() *Identity {
+	if x != nil {
+		return x.Worker
+	}
+	return nil
+}
+
+func (x *SuspectRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SuspectRequest) GetSuspect() *Identity {
+	if x != nil {
+		return x.Suspect
+	}
+	return nil
+}
+
+func (x *SuspectRequest) GetEvidence() Evidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return Evidence_EVIDENCE_UNSPECIFIED
+}
+
+func (x *SuspectRequest) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *SuspectRequest) GetSinceMillis() uint32 {
+	if x != nil {
+		return x.SinceMillis
+	}
+	return 0
+}
+
+type SuspectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The suspect is no member any more.
+	Removed bool `protobuf:"varint,1,opt,name=removed,proto3" json:"removed,omitempty"`
+	// What the coordinator found, in words.
+	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspectResponse) Reset() {
+	*x = SuspectResponse{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspectResponse) ProtoMessage() {}
+
+func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
+func (*SuspectResponse) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *SuspectResponse) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *SuspectResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 var File_zerofleet_v1_control_proto protoreflect.FileDescriptor
 
 const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x1azerofleet/v1/control.proto\x12\fzerofleet.v1\"\x11\n" +
-	"\x0fFetchJobRequest\"i\n" +
+	"\x0fFetchJobRequest\"\x84\x01\n" +
 	"\x10FetchJobResponse\x12#\n" +
 	"\rresolved_yaml\x18\x01 \x01(\fR\fresolvedYaml\x12\x17\n" +
 	"\arun_dir\x18\x02 \x01(\tR\x06runDir\x12\x17\n" +
-	"\astop_at\x18\x03 \x01(\x04R\x06stopAt\"<\n" +
+	"\astop_at\x18\x03 \x01(\x04R\x06stopAt\x12\x19\n" +
+	"\bwork_dir\x18\x04 \x01(\tR\aworkDir\"<\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"\xa3\x01\n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"\xc4\x01\n" +
 	"\x0fRegisterRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x12\n" +
@@ -3212,21 +3533,28 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x06device\x18\x04 \x01(\tR\x06device\x12\x10\n" +
 	"\x03pid\x18\x05 \x01(\x03R\x03pid\x12\x18\n" +
 	"\athreads\x18\x06 \x01(\x05R\athreads\x12\x14\n" +
-	"\x05nonce\x18\a \x01(\fR\x05nonce\"Y\n" +
+	"\x05nonce\x18\a \x01(\fR\x05nonce\x12\x1f\n" +
+	"\vgossip_addr\x18\b \x01(\tR\n" +
+	"gossipAddr\"\xab\x01\n" +
 	"\x10RegisterResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12#\n" +
-	"\rlease_seconds\x18\x02 \x01(\rR\fleaseSeconds\">\n" +
+	"\rlease_seconds\x18\x02 \x01(\rR\fleaseSeconds\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"gossip_key\x18\x04 \x01(\fR\tgossipKey\x12!\n" +
+	"\fgossip_seeds\x18\x05 \x03(\tR\vgossipSeeds\">\n" +
 	"\fRenewRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\x0f\n" +
 	"\rRenewResponse\">\n" +
 	"\fWatchRequest\x12.\n" +
-	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\xbe\x01\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\xeb\x01\n" +
 	"\rWatchResponse\x12:\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x18.zerofleet.v1.GenerationH\x00R\n" +
 	"generation\x12=\n" +
 	"\vinstruction\x18\x02 \x01(\v2\x19.zerofleet.v1.InstructionH\x00R\vinstruction\x12(\n" +
-	"\x04mark\x18\x03 \x01(\v2\x12.zerofleet.v1.MarkH\x00R\x04markB\b\n" +
+	"\x04mark\x18\x03 \x01(\v2\x12.zerofleet.v1.MarkH\x00R\x04mark\x12+\n" +
+	"\x05ended\x18\x04 \x01(\v2\x13.zerofleet.v1.EndedH\x00R\x05endedB\b\n" +
 	"\x06change\"F\n" +
 	"\x04Mark\x12\x18\n" +
 	"\asettled\x18\x01 \x01(\x04R\asettled\x12\x12\n" +
@@ -3286,13 +3614,15 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x10\n" +
 	"\x03why\x18\x03 \x01(\tR\x03why\x12'\n" +
 	"\x0fremaining_nanos\x18\x04 \x01(\x03R\x0eremainingNanosJ\x04\b\x02\x10\x03\"\x0f\n" +
-	"\rDrainResponse\"v\n" +
+	"\rDrainResponse\"\x97\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x12\n" +
 	"\x04rank\x18\x03 \x01(\rR\x04rank\x12\x12\n" +
 	"\x04addr\x18\x04 \x01(\tR\x04addr\x12\x12\n" +
-	"\x04host\x18\x05 \x01(\tR\x04host\"r\n" +
+	"\x04host\x18\x05 \x01(\tR\x04host\x12\x1f\n" +
+	"\vgossip_addr\x18\x06 \x01(\tR\n" +
+	"gossipAddr\"r\n" +
 	"\aRestore\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x12\n" +
@@ -3459,7 +3789,22 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\fmemory_bytes\x18\f \x03(\v2+.zerofleet.v1.WorkerStatus.MemoryBytesEntryR\vmemoryBytes\x1a>\n" +
 	"\x10MemoryBytesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*\xaf\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"7\n" +
+	"\x05Ended\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x81\x02\n" +
+	"\x0eSuspectRequest\x12.\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x120\n" +
+	"\asuspect\x18\x03 \x01(\v2\x16.zerofleet.v1.IdentityR\asuspect\x122\n" +
+	"\bevidence\x18\x04 \x01(\x0e2\x16.zerofleet.v1.EvidenceR\bevidence\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12!\n" +
+	"\fsince_millis\x18\x06 \x01(\rR\vsinceMillis\"=\n" +
+	"\x0fSuspectResponse\x12\x18\n" +
+	"\aremoved\x18\x01 \x01(\bR\aremoved\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why*\xaf\x01\n" +
 	"\x0fInstructionKind\x12 \n" +
 	"\x1cINSTRUCTION_KIND_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bINSTRUCTION_KIND_CHECKPOINT\x10\x01\x12\x19\n" +
@@ -3482,7 +3827,12 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_DONE\x10\x01\x12\x13\n" +
 	"\x0fOUTCOME_STOPPED\x10\x02\x12\x12\n" +
-	"\x0eOUTCOME_FAILED\x10\x032\xc4\x06\n" +
+	"\x0eOUTCOME_FAILED\x10\x03*i\n" +
+	"\bEvidence\x12\x18\n" +
+	"\x14EVIDENCE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10EVIDENCE_REFUSED\x10\x01\x12\x13\n" +
+	"\x0fEVIDENCE_SILENT\x10\x02\x12\x18\n" +
+	"\x14EVIDENCE_UNREACHABLE\x10\x032\x8c\a\n" +
 	"\aControl\x12I\n" +
 	"\bFetchJob\x12\x1d.zerofleet.v1.FetchJobRequest\x1a\x1e.zerofleet.v1.FetchJobResponse\x12I\n" +
 	"\bRegister\x12\x1d.zerofleet.v1.RegisterRequest\x1a\x1e.zerofleet.v1.RegisterResponse\x12@\n" +
@@ -3494,7 +3844,8 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x06Settle\x12\x1b.zerofleet.v1.SettleRequest\x1a\x1c.zerofleet.v1.SettleResponse\x12@\n" +
 	"\x05Drain\x12\x1a.zerofleet.v1.DrainRequest\x1a\x1b.zerofleet.v1.DrainResponse\x12[\n" +
 	"\x0eCommitManifest\x12#.zerofleet.v1.CommitManifestRequest\x1a$.zerofleet.v1.CommitManifestResponse\x12I\n" +
-	"\bFinished\x12\x1d.zerofleet.v1.FinishedRequest\x1a\x1e.zerofleet.v1.FinishedResponse2\x8b\x01\n" +
+	"\bFinished\x12\x1d.zerofleet.v1.FinishedRequest\x1a\x1e.zerofleet.v1.FinishedResponse\x12F\n" +
+	"\aSuspect\x12\x1c.zerofleet.v1.SuspectRequest\x1a\x1d.zerofleet.v1.SuspectResponse2\x8b\x01\n" +
 	"\bOperator\x12C\n" +
 	"\x06Status\x12\x1b.zerofleet.v1.StatusRequest\x1a\x1c.zerofleet.v1.StatusResponse\x12:\n" +
 	"\x03Ask\x12\x18.zerofleet.v1.AskRequest\x1a\x19.zerofleet.v1.AskResponseB?Z=github.com/zerofleet/zerofleet/proto/zerofleet/v1;zerofleetv1b\x06proto3"
@@ -3511,128 +3862,138 @@ func file_zerofleet_v1_control_proto_rawDescGZIP() []byte {
 	return file_zerofleet_v1_control_proto_rawDescData
 }
 
-var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_zerofleet_v1_control_proto_goTypes = []any{
 	(InstructionKind)(0),             // 0: zerofleet.v1.InstructionKind
 	(Phase)(0),                       // 1: zerofleet.v1.Phase
 	(Outcome)(0),                     // 2: zerofleet.v1.Outcome
-	(*FetchJobRequest)(nil),          // 3: zerofleet.v1.FetchJobRequest
-	(*FetchJobResponse)(nil),         // 4: zerofleet.v1.FetchJobResponse
-	(*Identity)(nil),                 // 5: zerofleet.v1.Identity
-	(*RegisterRequest)(nil),          // 6: zerofleet.v1.RegisterRequest
-	(*RegisterResponse)(nil),         // 7: zerofleet.v1.RegisterResponse
-	(*RenewRequest)(nil),             // 8: zerofleet.v1.RenewRequest
-	(*RenewResponse)(nil),            // 9: zerofleet.v1.RenewResponse
-	(*WatchRequest)(nil),             // 10: zerofleet.v1.WatchRequest
-	(*WatchResponse)(nil),            // 11: zerofleet.v1.WatchResponse
-	(*Mark)(nil),                     // 12: zerofleet.v1.Mark
-	(*Generation)(nil),               // 13: zerofleet.v1.Generation
-	(*Handover)(nil),                 // 14: zerofleet.v1.Handover
-	(*Holder)(nil),                   // 15: zerofleet.v1.Holder
-	(*PromiseRequest)(nil),           // 16: zerofleet.v1.PromiseRequest
-	(*PromiseResponse)(nil),          // 17: zerofleet.v1.PromiseResponse
-	(*HeldState)(nil),                // 18: zerofleet.v1.HeldState
-	(*SettleRequest)(nil),            // 19: zerofleet.v1.SettleRequest
-	(*SettleResponse)(nil),           // 20: zerofleet.v1.SettleResponse
-	(*DrainRequest)(nil),             // 21: zerofleet.v1.DrainRequest
-	(*DrainResponse)(nil),            // 22: zerofleet.v1.DrainResponse
-	(*Member)(nil),                   // 23: zerofleet.v1.Member
-	(*Restore)(nil),                  // 24: zerofleet.v1.Restore
-	(*Instruction)(nil),              // 25: zerofleet.v1.Instruction
-	(*ReportRequest)(nil),            // 26: zerofleet.v1.ReportRequest
-	(*ReportResponse)(nil),           // 27: zerofleet.v1.ReportResponse
-	(*ReportEntry)(nil),              // 28: zerofleet.v1.ReportEntry
-	(*WorkerState)(nil),              // 29: zerofleet.v1.WorkerState
-	(*StepLine)(nil),                 // 30: zerofleet.v1.StepLine
-	(*EvaluationLine)(nil),           // 31: zerofleet.v1.EvaluationLine
-	(*Event)(nil),                    // 32: zerofleet.v1.Event
-	(*StoreFingerprintRequest)(nil),  // 33: zerofleet.v1.StoreFingerprintRequest
-	(*StoreFingerprintResponse)(nil), // 34: zerofleet.v1.StoreFingerprintResponse
-	(*CommitManifestRequest)(nil),    // 35: zerofleet.v1.CommitManifestRequest
-	(*CommitManifestResponse)(nil),   // 36: zerofleet.v1.CommitManifestResponse
-	(*FinishedRequest)(nil),          // 37: zerofleet.v1.FinishedRequest
-	(*FinishedResponse)(nil),         // 38: zerofleet.v1.FinishedResponse
-	(*AskRequest)(nil),               // 39: zerofleet.v1.AskRequest
-	(*AskResponse)(nil),              // 40: zerofleet.v1.AskResponse
-	(*StatusRequest)(nil),            // 41: zerofleet.v1.StatusRequest
-	(*StatusResponse)(nil),           // 42: zerofleet.v1.StatusResponse
-	(*Losses)(nil),                   // 43: zerofleet.v1.Losses
-	(*WorkerStatus)(nil),             // 44: zerofleet.v1.WorkerStatus
-	nil,                              // 45: zerofleet.v1.WorkerState.MemoryBytesEntry
-	nil,                              // 46: zerofleet.v1.StepLine.TierBytesEntry
-	nil,                              // 47: zerofleet.v1.StepLine.SentBytesEntry
-	nil,                              // 48: zerofleet.v1.Event.FieldsEntry
-	nil,                              // 49: zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	(Evidence)(0),                    // 3: zerofleet.v1.Evidence
+	(*FetchJobRequest)(nil),          // 4: zerofleet.v1.FetchJobRequest
+	(*FetchJobResponse)(nil),         // 5: zerofleet.v1.FetchJobResponse
+	(*Identity)(nil),                 // 6: zerofleet.v1.Identity
+	(*RegisterRequest)(nil),          // 7: zerofleet.v1.RegisterRequest
+	(*RegisterResponse)(nil),         // 8: zerofleet.v1.RegisterResponse
+	(*RenewRequest)(nil),             // 9: zerofleet.v1.RenewRequest
+	(*RenewResponse)(nil),            // 10: zerofleet.v1.RenewResponse
+	(*WatchRequest)(nil),             // 11: zerofleet.v1.WatchRequest
+	(*WatchResponse)(nil),            // 12: zerofleet.v1.WatchResponse
+	(*Mark)(nil),                     // 13: zerofleet.v1.Mark
+	(*Generation)(nil),               // 14: zerofleet.v1.Generation
+	(*Handover)(nil),                 // 15: zerofleet.v1.Handover
+	(*Holder)(nil),                   // 16: zerofleet.v1.Holder
+	(*PromiseRequest)(nil),           // 17: zerofleet.v1.PromiseRequest
+	(*PromiseResponse)(nil),          // 18: zerofleet.v1.PromiseResponse
+	(*HeldState)(nil),                // 19: zerofleet.v1.HeldState
+	(*SettleRequest)(nil),            // 20: zerofleet.v1.SettleRequest
+	(*SettleResponse)(nil),           // 21: zerofleet.v1.SettleResponse
+	(*DrainRequest)(nil),             // 22: zerofleet.v1.DrainRequest
+	(*DrainResponse)(nil),            // 23: zerofleet.v1.DrainResponse
+	(*Member)(nil),                   // 24: zerofleet.v1.Member
+	(*Restore)(nil),                  // 25: zerofleet.v1.Restore
+	(*Instruction)(nil),              // 26: zerofleet.v1.Instruction
+	(*ReportRequest)(nil),            // 27: zerofleet.v1.ReportRequest
+	(*ReportResponse)(nil),           // 28: zerofleet.v1.ReportResponse
+	(*ReportEntry)(nil),              // 29: zerofleet.v1.ReportEntry
+	(*WorkerState)(nil),              // 30: zerofleet.v1.WorkerState
+	(*StepLine)(nil),                 // 31: zerofleet.v1.StepLine
+	(*EvaluationLine)(nil),           // 32: zerofleet.v1.EvaluationLine
+	(*Event)(nil),                    // 33: zerofleet.v1.Event
+	(*StoreFingerprintRequest)(nil),  // 34: zerofleet.v1.StoreFingerprintRequest
+	(*StoreFingerprintResponse)(nil), // 35: zerofleet.v1.StoreFingerprintResponse
+	(*CommitManifestRequest)(nil),    // 36: zerofleet.v1.CommitManifestRequest
+	(*CommitManifestResponse)(nil),   // 37: zerofleet.v1.CommitManifestResponse
+	(*FinishedRequest)(nil),          // 38: zerofleet.v1.FinishedRequest
+	(*FinishedResponse)(nil),         // 39: zerofleet.v1.FinishedResponse
+	(*AskRequest)(nil),               // 40: zerofleet.v1.AskRequest
+	(*AskResponse)(nil),              // 41: zerofleet.v1.AskResponse
+	(*StatusRequest)(nil),            // 42: zerofleet.v1.StatusRequest
+	(*StatusResponse)(nil),           // 43: zerofleet.v1.StatusResponse
+	(*Losses)(nil),                   // 44: zerofleet.v1.Losses
+	(*WorkerStatus)(nil),             // 45: zerofleet.v1.WorkerStatus
+	(*Ended)(nil),                    // 46: zerofleet.v1.Ended
+	(*SuspectRequest)(nil),           // 47: zerofleet.v1.SuspectRequest
+	(*SuspectResponse)(nil),          // 48: zerofleet.v1.SuspectResponse
+	nil,                              // 49: zerofleet.v1.WorkerState.MemoryBytesEntry
+	nil,                              // 50: zerofleet.v1.StepLine.TierBytesEntry
+	nil,                              // 51: zerofleet.v1.StepLine.SentBytesEntry
+	nil,                              // 52: zerofleet.v1.Event.FieldsEntry
+	nil,                              // 53: zerofleet.v1.WorkerStatus.MemoryBytesEntry
 }
 var file_zerofleet_v1_control_proto_depIdxs = []int32{
-	5,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 1: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
-	13, // 2: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
-	25, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
-	12, // 4: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
-	23, // 5: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
-	24, // 6: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
-	14, // 7: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
-	15, // 8: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
-	5,  // 9: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
-	18, // 10: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
-	5,  // 11: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 12: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
-	0,  // 13: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
-	5,  // 14: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
-	28, // 15: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
-	29, // 16: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
-	30, // 17: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
-	31, // 18: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	32, // 19: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
-	1,  // 20: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
-	45, // 21: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
-	46, // 22: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
-	47, // 23: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
-	48, // 24: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
-	5,  // 25: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 26: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 27: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
-	2,  // 28: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
-	0,  // 29: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
-	30, // 30: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
-	31, // 31: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	44, // 32: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
-	43, // 33: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
-	1,  // 34: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
-	49, // 35: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
-	3,  // 36: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
-	6,  // 37: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
-	8,  // 38: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
-	10, // 39: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
-	26, // 40: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
-	33, // 41: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
-	16, // 42: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
-	19, // 43: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
-	21, // 44: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
-	35, // 45: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
-	37, // 46: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
-	41, // 47: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
-	39, // 48: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
-	4,  // 49: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
-	7,  // 50: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
-	9,  // 51: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
-	11, // 52: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
-	27, // 53: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
-	34, // 54: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
-	17, // 55: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
-	20, // 56: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
-	22, // 57: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
-	36, // 58: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
-	38, // 59: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
-	42, // 60: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
-	40, // 61: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
-	49, // [49:62] is the sub-list for method output_type
-	36, // [36:49] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	6,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
+	6,  // 1: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
+	14, // 2: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
+	26, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
+	13, // 4: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
+	46, // 5: zerofleet.v1.WatchResponse.ended:type_name -> zerofleet.v1.Ended
+	24, // 6: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
+	25, // 7: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
+	15, // 8: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
+	16, // 9: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
+	6,  // 10: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
+	19, // 11: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
+	6,  // 12: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
+	6,  // 13: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
+	0,  // 14: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
+	6,  // 15: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
+	29, // 16: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
+	30, // 17: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
+	31, // 18: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
+	32, // 19: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	33, // 20: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
+	1,  // 21: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
+	49, // 22: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
+	50, // 23: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
+	51, // 24: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
+	52, // 25: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
+	6,  // 26: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
+	6,  // 27: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
+	6,  // 28: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
+	2,  // 29: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
+	0,  // 30: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
+	31, // 31: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
+	32, // 32: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	45, // 33: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
+	44, // 34: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
+	1,  // 35: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
+	53, // 36: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	6,  // 37: zerofleet.v1.SuspectRequest.worker:type_name -> zerofleet.v1.Identity
+	6,  // 38: zerofleet.v1.SuspectRequest.suspect:type_name -> zerofleet.v1.Identity
+	3,  // 39: zerofleet.v1.SuspectRequest.evidence:type_name -> zerofleet.v1.Evidence
+	4,  // 40: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
+	7,  // 41: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
+	9,  // 42: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
+	11, // 43: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
+	27, // 44: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
+	34, // 45: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
+	17, // 46: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
+	20, // 47: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
+	22, // 48: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
+	36, // 49: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
+	38, // 50: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
+	47, // 51: zerofleet.v1.Control.Suspect:input_type -> zerofleet.v1.SuspectRequest
+	42, // 52: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
+	40, // 53: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
+	5,  // 54: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
+	8,  // 55: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
+	10, // 56: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
+	12, // 57: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
+	28, // 58: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
+	35, // 59: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
+	18, // 60: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
+	21, // 61: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
+	23, // 62: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
+	37, // 63: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
+	39, // 64: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
+	48, // 65: zerofleet.v1.Control.Suspect:output_type -> zerofleet.v1.SuspectResponse
+	43, // 66: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
+	41, // 67: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
+	54, // [54:68] is the sub-list for method output_type
+	40, // [40:54] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_zerofleet_v1_control_proto_init() }
@@ -3644,6 +4005,7 @@ func file_zerofleet_v1_control_proto_init() {
 		(*WatchResponse_Generation)(nil),
 		(*WatchResponse_Instruction)(nil),
 		(*WatchResponse_Mark)(nil),
+		(*WatchResponse_Ended)(nil),
 	}
 	file_zerofleet_v1_control_proto_msgTypes[25].OneofWrappers = []any{
 		(*ReportEntry_State)(nil),
@@ -3656,8 +4018,8 @@ func file_zerofleet_v1_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zerofleet_v1_control_proto_rawDesc), len(file_zerofleet_v1_control_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   47,
+			NumEnums:      4,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -33,6 +33,7 @@ const (
 	Control_Drain_FullMethodName            = "/zerofleet.v1.Control/Drain"
 	Control_CommitManifest_FullMethodName   = "/zerofleet.v1.Control/CommitManifest"
 	Control_Finished_FullMethodName         = "/zerofleet.v1.Control/Finished"
+	Control_Suspect_FullMethodName          = "/zerofleet.v1.Control/Suspect"
 )
 
 // ControlClient is the client API for Control service.
@@ -69,8 +70,11 @@ type ControlClient interface {
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step.
 	CommitManifest(ctx context.Context, in *CommitManifestRequest, opts ...grpc.CallOption) (*CommitManifestResponse, error)
-	// Finished is a worker's last call: its part of the job has ended, and how.
+	// Finished is a worker's last call: its part of the job has ended, and how. Without an outcome it only gives up its place.
 	Finished(ctx context.Context, in *FinishedRequest, opts ...grpc.CallOption) (*FinishedResponse, error)
+	// Suspect says that the caller has looked after another member of its generation, and found it gone or hanging. The
+	// coordinator looks too, before it answers, and may remove the suspect. Called again for as long as that is so.
+	Suspect(ctx context.Context, in *SuspectRequest, opts ...grpc.CallOption) (*SuspectResponse, error)
 }
 
 type controlClient struct {
@@ -200,6 +204,16 @@ func (c *controlClient) Finished(ctx context.Context, in *FinishedRequest, opts 
 	return out, nil
 }
 
+func (c *controlClient) Suspect(ctx context.Context, in *SuspectRequest, opts ...grpc.CallOption) (*SuspectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SuspectResponse)
+	err := c.cc.Invoke(ctx, Control_Suspect_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -234,8 +248,11 @@ type ControlServer interface {
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step.
 	CommitManifest(context.Context, *CommitManifestRequest) (*CommitManifestResponse, error)
-	// Finished is a worker's last call: its part of the job has ended, and how.
+	// Finished is a worker's last call: its part of the job has ended, and how. Without an outcome it only gives up its place.
 	Finished(context.Context, *FinishedRequest) (*FinishedResponse, error)
+	// Suspect says that the caller has looked after another member of its generation, and found it gone or hanging. The
+	// coordinator looks too, before it answers, and may remove the suspect. Called again for as long as that is so.
+	Suspect(context.Context, *SuspectRequest) (*SuspectResponse, error)
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -278,6 +295,9 @@ func (UnimplementedControlServer) CommitManifest(context.Context, *CommitManifes
 }
 func (UnimplementedControlServer) Finished(context.Context, *FinishedRequest) (*FinishedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Finished not implemented")
+}
+func (UnimplementedControlServer) Suspect(context.Context, *SuspectRequest) (*SuspectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Suspect not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -491,6 +511,24 @@ func _Control_Finished_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Suspect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SuspectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Suspect(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Suspect_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Suspect(ctx, req.(*SuspectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -537,6 +575,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Finished",
 			Handler:    _Control_Finished_Handler,
+		},
+		{
+			MethodName: "Suspect",
+			Handler:    _Control_Suspect_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
