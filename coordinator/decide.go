@@ -158,7 +158,8 @@ func (s situation) deserted(gone map[string]fault, why string) (decision, bool) 
 		}
 	}
 	died := slices.ContainsFunc(lost, func(f fault) bool { _, noticed := s.Drains[f.id]; return !noticed })
-	if len(lost) == 0 || s.Run.Paused || !s.Run.FailBelowMin && (!died || len(s.Workers) > 0) {
+	others := len(s.Workers) > 0 || s.Run.Listen != "" // that are there, or may join
+	if len(lost) == 0 || s.Run.Paused || !s.Run.FailBelowMin && (!died || others) {
 		return decision{}, false
 	}
 	for _, p := range s.Processes {

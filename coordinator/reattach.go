@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/zerofleet/zerofleet/job"
+	"github.com/zerofleet/zerofleet/membership"
 	"github.com/zerofleet/zerofleet/membership/store"
 )
 
@@ -26,6 +27,9 @@ func reattach(ctx context.Context, o Options, dir string, view *feed) (attached 
 	if err != nil {
 		return false, 0, err
 	}
+	if r.view.Run.Listen != "" {
+		living += joined(r.view)
+	}
 	again := "for another run give another output.dir; to go on from its newest checkpoint:\n" + resumeLine(r.view.Run) // a line of its own, to copy
 	switch {
 	case r.view.Outcome != nil:
@@ -35,6 +39,13 @@ func reattach(ctx context.Context, o Options, dir string, view *feed) (attached 
 	}
 	if err := sameRun(o, r.view.Run); err != nil {
 		return false, 0, err
+	}
+	if r.view.Run.Listen != "" && (o.Listen == "" || o.Listen == r.view.Run.Listen) {
+		i, err := membership.ReadInvitation(folder.path("join.token"))
+		if err != nil {
+			return false, 0, err
+		}
+		o.Listen = i.Addr // where those who have joined look for it
 	}
 	l, err := listen(o.Listen)
 	if err != nil {
@@ -57,6 +68,18 @@ func living(v store.View) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// joined is how many workers that were not launched here may be alive: nobody has said that they are not.
+func joined(v store.View) (n int) {
+	for id, w := range v.Registrations {
+		p, launched := v.Processes[id]
+		f, finished := v.Finished[id]
+		if !w.Removed && (!launched || p.PID != w.PID) && (!finished || f.Incarnation != w.Incarnation) {
+			n++
+		}
+	}
+	return n
 }
 
 // sameRun refuses to take up a living run under options that it was not started with: they could not take effect.
