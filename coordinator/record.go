@@ -48,20 +48,22 @@ type life struct {
 
 // stepJSON is a line of metrics.jsonl.
 type stepJSON struct {
-	Step            uint64           `json:"step"`
-	Loss            number           `json:"loss"`
-	LearningRate    number           `json:"lr"`
-	GradNorm        number           `json:"grad_norm"`
-	Tokens          uint64           `json:"tokens"`
-	LossTokens      uint64           `json:"loss_tokens"`
-	TokensPerSecond number           `json:"tokens_per_second"`
-	WorldSize       uint32           `json:"world_size"`
-	Generation      uint64           `json:"generation"`
-	OptimizerStep   uint64           `json:"optimizer_step"`
-	Epoch           number           `json:"epoch"`
-	TotalSteps      uint64           `json:"total_steps"`
-	Skipped         bool             `json:"skipped,omitempty"`
-	TierBytes       map[string]int64 `json:"tier_bytes,omitempty"`
+	Step            uint64            `json:"step"`
+	Time            time.Time         `json:"time,omitzero"` // it was committed
+	Loss            number            `json:"loss"`
+	LearningRate    number            `json:"lr"`
+	GradNorm        number            `json:"grad_norm"`
+	Tokens          uint64            `json:"tokens"`
+	LossTokens      uint64            `json:"loss_tokens"`
+	TokensPerSecond number            `json:"tokens_per_second"`
+	WorldSize       uint32            `json:"world_size"`
+	Generation      uint64            `json:"generation"`
+	OptimizerStep   uint64            `json:"optimizer_step"`
+	Epoch           number            `json:"epoch"`
+	TotalSteps      uint64            `json:"total_steps"`
+	Skipped         bool              `json:"skipped,omitempty"`
+	TierBytes       map[string]int64  `json:"tier_bytes,omitempty"`
+	SentBytes       map[string]uint64 `json:"sent_bytes,omitempty"` // by the worker whose line it is, by operation
 }
 
 // eventJSON is a line of events.jsonl.
@@ -208,7 +210,12 @@ func (r *record) see(l *membership.StepLine) {
 }
 
 func stepLine(l *membership.StepLine) stepJSON {
+	var committed time.Time
+	if n := l.GetUnixNanos(); n != 0 {
+		committed = time.Unix(0, n)
+	}
 	return stepJSON{
+		Time: committed, SentBytes: l.GetSentBytes(),
 		Step: l.GetStep(), Loss: number(l.GetLoss()), LearningRate: number(l.GetLearningRate()), GradNorm: number(l.GetGradNorm()),
 		Tokens: l.GetTokens(), LossTokens: l.GetLossTokens(), TokensPerSecond: number(l.GetTokensPerSecond()),
 		WorldSize: l.GetWorldSize(), Generation: l.GetGeneration(), OptimizerStep: l.GetOptimizerStep(),
@@ -287,7 +294,12 @@ func (r *record) progress() (*membership.StepLine, *membership.EvaluationLine) {
 	defer r.mu.Unlock()
 	if r.newest == nil && r.loaded != nil {
 		s := r.loaded
+		var committed int64
+		if !s.Time.IsZero() {
+			committed = s.Time.UnixNano()
+		}
 		return &membership.StepLine{
+			UnixNanos: committed, SentBytes: s.SentBytes,
 			Step: s.Step, Loss: float64(s.Loss), LearningRate: float64(s.LearningRate), GradNorm: float64(s.GradNorm), Tokens: s.Tokens,
 			LossTokens: s.LossTokens, TokensPerSecond: float64(s.TokensPerSecond), WorldSize: s.WorldSize, Generation: s.Generation,
 			OptimizerStep: s.OptimizerStep, Epoch: float64(s.Epoch), TotalSteps: s.TotalSteps, TierBytes: s.TierBytes,

@@ -346,7 +346,7 @@ func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collectiv
 	if i.began.IsZero() {
 		i.began = time.Now()
 	}
-	r := &reporter{w: i.worker, t: t, group: group, began: i.began, data: i.train, rank: group.Rank()}
+	r := &reporter{w: i.worker, t: t, group: group, began: i.began, data: i.train, rank: group.Rank(), sent: group.Stats()}
 	r.phase("training")
 	i.leaves.generation = g.Number
 	return t.Run(ctx, train.Run{

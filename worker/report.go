@@ -21,6 +21,7 @@ type reporter struct {
 	data  *data.Dataset
 	rank  int
 	began time.Time
+	sent  collective.Stats // at the last step
 }
 
 var phases = map[string]membership.Phase{
@@ -63,9 +64,21 @@ func (r *reporter) committed(s train.StepReport) {
 		Step: s.Step, OptimizerStep: uint64(r.t.OptimizerStep()), Loss: s.Loss, LearningRate: s.LearningRate, GradNorm: s.GradNorm,
 		Tokens: uint64(s.Tokens), LossTokens: s.LossTokens, TokensPerSecond: float64(s.Tokens) / s.Elapsed.Seconds(),
 		WorldSize: uint32(r.group.Size()), Generation: r.group.Generation(), TierBytes: map[string]int64{"host": held},
-		Skipped: !s.Updated, TotalSteps: uint64(r.data.Steps()),
+		Skipped: !s.Updated, TotalSteps: uint64(r.data.Steps()), UnixNanos: time.Now().UnixNano(), SentBytes: r.sentBytes(),
 	})
 	r.w.session.ReportState(membership.Training, "", s.Step, nil)
+}
+
+// sentBytes is what this rank has sent since it was last asked, by operation.
+func (r *reporter) sentBytes() map[string]uint64 {
+	now, bytes := r.group.Stats(), map[string]uint64{}
+	for k, n := range now.SentBytes {
+		if n -= r.sent.SentBytes[k]; n > 0 {
+			bytes[collective.Kind(k).String()] = n
+		}
+	}
+	r.sent = now
+	return bytes
 }
 
 func (r *reporter) evaluated(step int64, e train.Evaluation) {

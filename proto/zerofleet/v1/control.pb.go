@@ -1974,8 +1974,13 @@ type StepLine struct {
 	// The step changed no weight (overflow, or no loss token).
 	Skipped bool `protobuf:"varint,12,opt,name=skipped,proto3" json:"skipped,omitempty"`
 	// Passes over the data so far, and the job's total steps.
-	Epoch         float64 `protobuf:"fixed64,13,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	TotalSteps    uint64  `protobuf:"varint,14,opt,name=total_steps,json=totalSteps,proto3" json:"total_steps,omitempty"`
+	Epoch      float64 `protobuf:"fixed64,13,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	TotalSteps uint64  `protobuf:"varint,14,opt,name=total_steps,json=totalSteps,proto3" json:"total_steps,omitempty"`
+	// When the reporting worker committed it, by its clock.
+	UnixNanos int64 `protobuf:"varint,15,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
+	// Bytes that the reporting worker has sent to others since its last step in this generation, tensors and records without
+	// headers, by operation ("all-gather", "reduce-scatter", "send", ...).
+	SentBytes     map[string]uint64 `protobuf:"bytes,16,rep,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2106,6 +2111,20 @@ func (x *StepLine) GetTotalSteps() uint64 {
 		return x.TotalSteps
 	}
 	return 0
+}
+
+func (x *StepLine) GetUnixNanos() int64 {
+	if x != nil {
+		return x.UnixNanos
+	}
+	return 0
+}
+
+func (x *StepLine) GetSentBytes() map[string]uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return nil
 }
 
 type EvaluationLine struct {
@@ -3196,7 +3215,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\fmemory_bytes\x18\x04 \x03(\v2*.zerofleet.v1.WorkerState.MemoryBytesEntryR\vmemoryBytes\x1a>\n" +
 	"\x10MemoryBytesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x94\x04\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xb7\x05\n" +
 	"\bStepLine\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x04R\x04step\x12%\n" +
 	"\x0eoptimizer_step\x18\x02 \x01(\x04R\roptimizerStep\x12\x12\n" +
@@ -3218,10 +3237,17 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\askipped\x18\f \x01(\bR\askipped\x12\x14\n" +
 	"\x05epoch\x18\r \x01(\x01R\x05epoch\x12\x1f\n" +
 	"\vtotal_steps\x18\x0e \x01(\x04R\n" +
-	"totalSteps\x1a<\n" +
+	"totalSteps\x12\x1d\n" +
+	"\n" +
+	"unix_nanos\x18\x0f \x01(\x03R\tunixNanos\x12D\n" +
+	"\n" +
+	"sent_bytes\x18\x10 \x03(\v2%.zerofleet.v1.StepLine.SentBytesEntryR\tsentBytes\x1a<\n" +
 	"\x0eTierBytesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"y\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
+	"\x0eSentBytesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"y\n" +
 	"\x0eEvaluationLine\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x04R\x04step\x12\x12\n" +
 	"\x04loss\x18\x02 \x01(\x01R\x04loss\x12\x1e\n" +
@@ -3366,7 +3392,7 @@ func file_zerofleet_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_zerofleet_v1_control_proto_goTypes = []any{
 	(InstructionKind)(0),             // 0: zerofleet.v1.InstructionKind
 	(Phase)(0),                       // 1: zerofleet.v1.Phase
@@ -3415,8 +3441,9 @@ var file_zerofleet_v1_control_proto_goTypes = []any{
 	(*WorkerStatus)(nil),             // 44: zerofleet.v1.WorkerStatus
 	nil,                              // 45: zerofleet.v1.WorkerState.MemoryBytesEntry
 	nil,                              // 46: zerofleet.v1.StepLine.TierBytesEntry
-	nil,                              // 47: zerofleet.v1.Event.FieldsEntry
-	nil,                              // 48: zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	nil,                              // 47: zerofleet.v1.StepLine.SentBytesEntry
+	nil,                              // 48: zerofleet.v1.Event.FieldsEntry
+	nil,                              // 49: zerofleet.v1.WorkerStatus.MemoryBytesEntry
 }
 var file_zerofleet_v1_control_proto_depIdxs = []int32{
 	5,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
@@ -3442,49 +3469,50 @@ var file_zerofleet_v1_control_proto_depIdxs = []int32{
 	1,  // 20: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
 	45, // 21: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
 	46, // 22: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
-	47, // 23: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
-	5,  // 24: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 25: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
-	5,  // 26: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
-	2,  // 27: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
-	0,  // 28: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
-	30, // 29: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
-	31, // 30: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	44, // 31: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
-	43, // 32: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
-	1,  // 33: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
-	48, // 34: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
-	3,  // 35: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
-	6,  // 36: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
-	8,  // 37: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
-	10, // 38: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
-	26, // 39: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
-	33, // 40: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
-	16, // 41: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
-	19, // 42: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
-	21, // 43: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
-	35, // 44: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
-	37, // 45: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
-	41, // 46: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
-	39, // 47: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
-	4,  // 48: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
-	7,  // 49: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
-	9,  // 50: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
-	11, // 51: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
-	27, // 52: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
-	34, // 53: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
-	17, // 54: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
-	20, // 55: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
-	22, // 56: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
-	36, // 57: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
-	38, // 58: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
-	42, // 59: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
-	40, // 60: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
-	48, // [48:61] is the sub-list for method output_type
-	35, // [35:48] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	47, // 23: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
+	48, // 24: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
+	5,  // 25: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
+	5,  // 26: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
+	5,  // 27: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
+	2,  // 28: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
+	0,  // 29: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
+	30, // 30: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
+	31, // 31: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	44, // 32: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
+	43, // 33: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
+	1,  // 34: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
+	49, // 35: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	3,  // 36: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
+	6,  // 37: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
+	8,  // 38: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
+	10, // 39: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
+	26, // 40: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
+	33, // 41: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
+	16, // 42: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
+	19, // 43: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
+	21, // 44: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
+	35, // 45: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
+	37, // 46: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
+	41, // 47: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
+	39, // 48: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
+	4,  // 49: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
+	7,  // 50: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
+	9,  // 51: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
+	11, // 52: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
+	27, // 53: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
+	34, // 54: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
+	17, // 55: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
+	20, // 56: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
+	22, // 57: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
+	36, // 58: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
+	38, // 59: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
+	42, // 60: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
+	40, // 61: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
+	49, // [49:62] is the sub-list for method output_type
+	36, // [36:49] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_zerofleet_v1_control_proto_init() }
@@ -3509,7 +3537,7 @@ func file_zerofleet_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zerofleet_v1_control_proto_rawDesc), len(file_zerofleet_v1_control_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
