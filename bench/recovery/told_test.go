@@ -99,7 +99,7 @@ func TestRestart(t *testing.T) {
 		t.Error("restarted before a step was done")
 	}
 	got, ok := restart(append(lines, torchLine{What: "step", Time: 18, Restart: 1, Step: 7}), at, 2)
-	if want := (restarted{Started: 3, Imported: 5, Loaded: 7, Total: 8, Lost: 1}); !ok || got != want {
+	if want := (restarted{Started: 3, Imported: 5, Loaded: 7, Total: 8, Lost: 1, Attempts: 1}); !ok || got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

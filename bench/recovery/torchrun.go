@@ -43,7 +43,8 @@ type restarted struct {
 	Imported float64 `json:"imported"` // until they have imported torch and transformers
 	Loaded   float64 `json:"loaded"`   // until they have joined and have read the snapshot
 	Total    float64 `json:"total"`
-	Lost     int64   `json:"steps_lost"` // committed before, and computed again
+	Lost     int64   `json:"steps_lost"` // finished before, and computed again
+	Attempts int     `json:"attempts"`   // how often all were started again until they met
 }
 
 func (o *torchrunOptions) measure(ctx context.Context) (*table, error) {
@@ -85,13 +86,16 @@ func (o *torchrunOptions) measure(ctx context.Context) (*table, error) {
 	}
 	t.note("%s, %d workers of one thread, one killed at random; %d runs of each side in turn; seed %d.", s, o.workers, o.times, o.seed)
 	t.note("torchrun of torch %s: --standalone --max-restarts --monitor-interval 0.1; DistributedDataParallel over gloo, transformers' Llama, a snapshot on disk after each step, "+
-		"and imports of nothing else. With one node of a fixed size its rendezvous waits for nobody, so that no --rdzv-conf makes it quicker. Ours: ZeRO-3, replicas 1, no checkpoint, the survivors go on.", version)
+		"and imports of nothing else; TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which a restart can take several attempts. With one node of a fixed size its rendezvous waits for nobody, so that no --rdzv-conf makes it quicker. Ours: ZeRO-3, replicas 1, no checkpoint, the survivors go on.", version)
 	add := func(name string, x []float64) { t.row(name, seconds(median(x)), seconds(largest(x))) }
 	add("zerofleet", column(ours, func(s splits) float64 { return s.Total }))
 	add("torchrun", column(theirs, func(r restarted) float64 { return r.Total }))
 	add("torchrun: until all new processes run", column(theirs, func(r restarted) float64 { return r.Started }))
 	add("torchrun: until they have imported torch and transformers", column(theirs, func(r restarted) float64 { return r.Imported }))
 	add("torchrun: until they have joined and read the snapshot", column(theirs, func(r restarted) float64 { return r.Loaded }))
+	add("torchrun, had the imports taken no time", column(theirs, func(r restarted) float64 { return r.Total - (r.Imported - r.Started) }))
+	attempts := column(theirs, func(r restarted) float64 { return float64(r.Attempts) })
+	t.row("torchrun: attempts to start again", fmt.Sprint(median(attempts)), fmt.Sprint(largest(attempts)))
 	add("torchrun over zerofleet, run by run", func() (x []float64) {
 		for i := range ours {
 			x = append(x, theirs[i].Total/ours[i].Total)
@@ -168,7 +172,9 @@ func (o *torchrunOptions) theirs(ctx context.Context, p *place, s size, n int, r
 	defer errs.Close()
 	cmd := exec.Command(o.python, "-m", "torch.distributed.run", "--standalone", fmt.Sprint("--nproc-per-node=", o.workers), "--max-restarts=3",
 		"--monitor-interval=0.1", script, string(shape), string(sizes), told, told+".snapshot")
-	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "CUDA_VISIBLE_DEVICES=")
+	// Without the last one, workers that are started again can read the addresses of the dead in the store that they share with
+	// the agent, and fail once or twice before they meet: pytorch/pytorch#135712.
+	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "CUDA_VISIBLE_DEVICES=", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1")
 	cmd.Stdout, cmd.Stderr = errs, errs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	f := &fleet{place: p, run: p.dir, cmd: cmd, ended: make(chan struct{})}
@@ -235,7 +241,7 @@ func restart(lines []torchLine, at time.Time, workers int) (r restarted, ok bool
 			loaded++
 			r.Loaded, from = max(r.Loaded, since(l)), l.Step
 		case l.What == "step" && begun >= workers && loaded >= workers:
-			r.Total, r.Lost = since(l), before-from
+			r.Total, r.Lost, r.Attempts = since(l), before-from, l.Restart
 			return r, true
 		}
 	}
