@@ -287,9 +287,11 @@ func (p *place) tree(dir string) []string {
 // step is a line of metrics.jsonl.
 type step struct {
 	Step       int
+	Time       time.Time
 	Loss       *float64
 	WorldSize  int `json:"world_size"`
 	Generation int
+	SentBytes  map[string]int64 `json:"sent_bytes"`
 }
 
 // steps reads a run's metrics.jsonl, of which the last line may be half-written.
@@ -321,12 +323,21 @@ func (p *place) awaitStep(run string, n int) {
 	p.await(fmt.Sprintf("step %d of %s", n, run), func() bool { return len(lines(p.path(run, "metrics.jsonl"))) >= n })
 }
 
-// wantsSteps checks that metrics.jsonl has a line for each of the steps first to last, each once and in order.
+// wantsSteps checks that metrics.jsonl has a line for each of the steps first to last, each once and in order, of when each was
+// committed and what was sent for it.
 func (p *place) wantsSteps(run string, first, last int) {
 	p.t.Helper()
 	var got []int
+	var before time.Time
 	for _, s := range p.steps(run) {
 		got = append(got, s.Step)
+		if s.Time.IsZero() || s.Time.Before(before) {
+			p.t.Errorf("step %d was committed at %s, the one before at %s", s.Step, s.Time, before)
+		}
+		before = s.Time
+		if (len(s.SentBytes) > 0) != (s.WorldSize > 1) {
+			p.t.Errorf("step %d, %d workers: sent %v", s.Step, s.WorldSize, s.SentBytes)
+		}
 		if s.Loss == nil {
 			p.t.Errorf("step %d has no loss", s.Step)
 		}
