@@ -118,7 +118,7 @@ func (s situation) view(gone map[string]fault) membership.View {
 // off: then nobody is gone, training may go on, and nothing could be done without them.
 func (s situation) gone() (gone map[string]fault, unheard bool) {
 	gone = map[string]fault{}
-	silent := 0
+	silent, missing := 0, 0
 	for _, m := range s.Generation.Members {
 		if f, ok := s.memberFault(m); ok && f.sudden {
 			gone[m.ID] = f
@@ -126,8 +126,11 @@ func (s situation) gone() (gone map[string]fault, unheard bool) {
 				silent++
 			}
 		}
+		if _, ok := s.missing[m.ID]; ok && (gone[m.ID].silent || gone[m.ID].id == "") {
+			missing++
+		}
 	}
-	if silent > 0 && silent == len(s.Generation.Members) && len(s.Workers) == 0 {
+	if silent > 0 && missing == len(s.Generation.Members) && len(s.Workers) == 0 {
 		return nil, true
 	}
 	return gone, false

@@ -71,6 +71,11 @@ func TestACoordinatorThatIsCutOffRemovesNobody(t *testing.T) {
 	if d := decide(s); !d.unheard || d.mark != nil || d.outcome != nil || d.generation != nil {
 		t.Errorf("nobody is heard of: %+v", d)
 	}
+	s.missing["1"] = noon.Add(-time.Second) // its lease ended later
+	if d := decide(s); !d.unheard {
+		t.Errorf("nobody is heard of, of one not for long: %+v", d)
+	}
+	s.missing["1"] = noon.Add(-time.Hour)
 	s.Workers["0"] = s.Registrations["0"]
 	delete(s.missing, "0")
 	if d := decide(s); d.mark == nil || d.mark.Over != 1 {

@@ -222,6 +222,9 @@ func (r *reconciler) keepFingerprint(v store.View) {
 
 // miss keeps since when which member has no lease.
 func (r *reconciler) miss(v store.View, now time.Time) {
+	if r.unheard && len(v.Workers) > 0 { // the way is open again: all have a whole TTL to be heard
+		clear(r.missing)
+	}
 	for _, m := range v.Generation.Members {
 		w, living := v.Workers[m.ID]
 		switch _, known := r.missing[m.ID]; {
@@ -289,6 +292,16 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 	if p.Exited {
 		return nil
 	}
+	if w, ok := v.Workers[e.id]; ok && w.PID != p.PID {
+		// A coordinator that was killed had started another and not said so: the one that ended here found its place taken.
+		host, err := os.Hostname()
+		ticks, lives, gone := startTicks(w.PID)
+		if err == nil && gone == nil && lives && w.Host == host {
+			taken := store.Process{ID: e.id, PID: w.PID, Start: ticks, Started: w.Registered}
+			r.launch.adopt(ctx, taken)
+			return r.leader.PutProcess(ctx, taken)
+		}
+	}
 	p.ID, p.Exited, p.Status, p.Time = e.id, true, e.status, time.Now()
 	if e.err != nil {
 		p.Status = e.err.Error()
@@ -303,7 +316,10 @@ func (r *reconciler) exited(ctx context.Context, e exit) error {
 	if f, ok := v.Finished[e.id]; r.ending == nil && (!ok || f.Incarnation != w.Incarnation) {
 		if d, ok := v.Drains[e.id]; ok && d.Incarnation == w.Incarnation && (w.Removed || v.Generation.Save) {
 			r.record.event("worker_drained", fmt.Sprintf("worker %s (process %d) has left", e.id, p.PID), d.Why, map[string]string{"worker": e.id})
-			return r.leader.PutProcess(ctx, p)
+			if err := r.leader.PutProcess(ctx, p); err != nil || w.Removed {
+				return err
+			}
+			return r.leader.Remove(ctx, w) // its next life need not wait for the lease
 		}
 		r.record.event("worker_died", fmt.Sprintf("worker %s (process %d) died: %s", e.id, p.PID, p.Status), "",
 			map[string]string{"worker": e.id, "incarnation": fmt.Sprint(w.Incarnation), "evidence": "its process has ended"})
@@ -336,7 +352,7 @@ func (r *reconciler) carry(ctx context.Context, a ask) error {
 		return r.leader.PutRun(ctx, run)
 	case a.suspend, a.resume:
 		v, err := r.leader.View(ctx)
-		if err != nil || v.Run.Paused == a.suspend {
+		if err != nil || v.Run.Paused && a.suspend {
 			return err
 		}
 		run := v.Run

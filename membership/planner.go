@@ -107,7 +107,11 @@ func Next(v View, now time.Time) Decision {
 			left = fmt.Sprintf("worker %s: %s", m.ID, p.Why)
 		}
 	}
-	reason := cmp.Or(died, left)
+	reason := left
+	if v.Mark.Over == v.Current.Number {
+		reason = cmp.Or(v.Mark.Why, left)
+	}
+	reason = cmp.Or(died, reason)
 	over := len(silent) < len(v.Current.Members)
 	switch {
 	case over && len(silent) > 0 && reason == "" && (v.Current.Save || v.Instruction.Kind == Reconfigure && v.Instruction.Sequence > v.Current.Handled):
@@ -185,15 +189,25 @@ func other(v View) string {
 
 // joiners are the workers that wait to become members, in the order of their ids.
 func joiners(v View) []Candidate {
+	members := incarnations(v.Current.Members)
 	var list []Candidate
 	for _, w := range v.Workers {
-		_, member := v.Current.Rank(w.ID, w.Incarnation)
-		if _, draining := v.drains(w.ID, w.Incarnation); !member && w.Ready && !draining {
+		_, draining := v.drains(w.ID, w.Incarnation)
+		if members[w.ID] != w.Incarnation && w.Ready && !draining {
 			list = append(list, w)
 		}
 	}
 	slices.SortFunc(list, func(a, b Candidate) int { return CompareIDs(a.ID, b.ID) })
 	return list
+}
+
+// incarnations are the members' lives, by id; 0 is nobody's.
+func incarnations(members []Member) map[string]uint64 {
+	lives := make(map[string]uint64, len(members))
+	for _, m := range members {
+		lives[m.ID] = m.Incarnation
+	}
+	return lives
 }
 
 // plan is the generation after Current, whose living members have all promised.
@@ -231,10 +245,11 @@ func plan(v View, reason string) Decision {
 		if g.Restore != nil {
 			back = fmt.Sprintf("the checkpoint of step %d", g.Restore.Step)
 		}
+		lost += ": back to "
 		if v.Current.Save { // everything had been written down
-			lost = "going on"
+			lost = "going on from "
 		}
-		g.Why = strings.TrimPrefix(fmt.Sprintf("%s; %s: from %s", reason, lost, back), "; ")
+		g.Why = strings.TrimPrefix(reason+"; "+lost+back, "; ")
 	}
 	return Decision{Next: g, Why: g.Why}
 }
@@ -300,36 +315,6 @@ func holders(v View) []Candidate {
 		}
 	}
 	return have
-}
-
-// fewer are the members that go on: those that drain or have left already leave, and in a job that may use fewer workers the
-// last ranks, but none whose state is lost without it. What a rank that leaves had is served from its buddy, so of the two only one
-// leaves at a time.
-func fewer(v View, have []Candidate) []Candidate {
-	whole := func(list []Candidate) bool {
-		_, lost := handover(v, have, members(list))
-		return lost == ""
-	}
-	leaves := func(c Candidate) bool {
-		_, draining := v.drains(c.ID, c.Incarnation)
-		_, member := v.Current.Rank(c.ID, c.Incarnation)
-		return draining || !member
-	}
-	stay := slices.Clone(have)
-	for i := len(stay) - 1; i >= 0 && len(stay) > 1; i-- {
-		if rest := slices.Delete(slices.Clone(stay), i, i+1); leaves(stay[i]) && (whole(rest) || !whole(stay)) {
-			stay = rest
-		}
-	}
-	if len(stay) > v.Max && (!whole(stay) || v.Replicas == 0 && !v.Whole) {
-		return stay[:v.Max] // the state is lost whoever stays, or nobody can serve what a rank that leaves had
-	}
-	for i := len(stay) - 1; i >= 0 && len(stay) > v.Max; i-- {
-		if rest := slices.Delete(slices.Clone(stay), i, i+1); whole(rest) {
-			stay = rest
-		}
-	}
-	return stay
 }
 
 // members gives ranks in the order of the list.

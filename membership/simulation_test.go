@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/zerofleet/zerofleet/membership"
-	"github.com/zerofleet/zerofleet/membership/membershiptest"
+	"github.com/zerofleet/zerofleet/membership/fleettest"
 )
 
 // simulate has members die two at a time, some of them before the recovery from the last ones is settled, and come back,
 // some of them at once. It counts the recoveries from memory and those from a checkpoint.
-func simulate(f *membershiptest.Fleet, rounds int, random *rand.Rand) (memory, restored int, err error) {
+func simulate(f *fleettest.Fleet, rounds int, random *rand.Rand) (memory, restored int, err error) {
 	dead := map[string]bool{}
 	kill := func(n int) {
 		members := f.View.Current.Members
@@ -69,7 +69,7 @@ func TestSimulation(t *testing.T) {
 		memory, restored := 0, 0
 		for range 5 {
 			seed := rand.Uint64()
-			f, err := membershiptest.New(workers)
+			f, err := fleettest.New(workers)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -107,7 +107,7 @@ func TestTheSimulationRefuses(t *testing.T) {
 		"a member twice":    {func(g *membership.Generation) { g.Members[3].ID, g.Members[3].Incarnation = "0", 1 }, "named twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, err := membershiptest.New(20)
+			f, err := fleettest.New(20)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,7 +130,7 @@ func TestTheSimulationRefuses(t *testing.T) {
 // A rank and its buddy that die together cost the state; two that are not each other's buddies do not.
 func TestSimulatedPairs(t *testing.T) {
 	for other, lost := range map[int]bool{4: true, 6: true, 3: false, 7: false} {
-		f, err := membershiptest.New(20)
+		f, err := fleettest.New(20)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestSimulatedPairs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := g.Handover == nil; got != lost || lost && g.Restore.Step != membershiptest.Checkpoint {
+		if got := g.Handover == nil; got != lost || lost && g.Restore.Step != fleettest.Checkpoint {
 			t.Errorf("workers 5 and %d died: lost %v, want %v", other, got, lost)
 		}
 	}

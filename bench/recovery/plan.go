@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/zerofleet/zerofleet/membership"
-	"github.com/zerofleet/zerofleet/membership/membershiptest"
+	"github.com/zerofleet/zerofleet/membership/fleettest"
 )
 
 type planOptions struct {
@@ -49,7 +49,7 @@ func (o *planOptions) measure(ctx context.Context) (*table, error) {
 	t.note("%s", machine())
 	t.note("membership.Next: %d workers, of whom %d die, %d at a time, each time with all other workers' promises; seed %d.", o.workers, o.failures, o.at, o.seed)
 	found := planFound{Seed: o.seed}
-	f, err := membershiptest.New(o.workers)
+	f, err := fleettest.New(o.workers)
 	if err != nil {
 		return nil, err
 	}

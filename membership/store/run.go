@@ -31,7 +31,7 @@ type Run struct {
 	// Prices of a worker for an hour, 0 when they are not known.
 	Price         float64 `json:"price,omitempty"`
 	OnDemandPrice float64 `json:"on_demand_price,omitempty"`
-	StopAt       uint64 `json:"stop_at,omitempty"`
+	StopAt        uint64  `json:"stop_at,omitempty"`
 	// Paused says that the job waits until it is asked to go on; Resumed is when that was last.
 	Paused  bool                `json:"paused,omitempty"`
 	Resumed time.Time           `json:"resumed,omitzero"`

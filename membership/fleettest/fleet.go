@@ -1,6 +1,6 @@
-// Package membershiptest plays the workers and the coordinator of a job against the planner, without processes: thousands
+// Package fleettest plays the workers and the coordinator of a job against the planner, without processes: thousands
 // of workers, who die, come back and promise, and generations that are settled or fail before they are.
-package membershiptest
+package fleettest
 
 import (
 	"fmt"
