@@ -76,7 +76,7 @@ func once(ctx context.Context, o Options, client *membership.Client, assigned me
 	if err != nil {
 		return fmt.Errorf("name this host: %w", err)
 	}
-	session, err := client.Register(ctx, membership.Registration{ID: o.ID, Addr: endpoint.Addr(), Host: host, Device: "cpu",
+	session, err := client.Register(ctx, membership.Registration{ID: o.ID, Addr: endpoint.Addr(), Host: host, Device: deviceWord(j, o.ID),
 		PID: os.Getpid(), Threads: j.Workers.Threads})
 	if err != nil {
 		return err

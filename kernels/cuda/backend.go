@@ -33,27 +33,40 @@ type Backend struct {
 	closed  bool
 }
 
-// Open opens a GPU. The caller closes the Backend. The error is ErrNone when there is no library or no GPU.
-func Open(o Options) (*Backend, error) {
-	if o.Library == "" {
+// Count opens the library, the one at LibraryPath when the path is "", and counts the GPUs. The error is ErrNone when there is no
+// library or no GPU.
+func Count(library string) (int, error) {
+	if library == "" {
 		path, err := LibraryPath()
 		if err != nil {
-			return nil, fmt.Errorf("cuda: %w", err)
+			return 0, err
 		}
-		o.Library = path
+		library = path
 	}
-	if _, err := os.Stat(o.Library); errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("cuda: %w: there is no %s (make cuda builds it)", ErrNone, o.Library)
+	if _, err := os.Stat(library); errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("%w: there is no %s (make cuda builds it)", ErrNone, library)
 	}
-	if err := openLibrary(o.Library); err != nil {
-		return nil, fmt.Errorf("cuda: %w", err)
+	if err := openLibrary(library); err != nil {
+		return 0, err
 	}
 	n, err := deviceCount()
 	if err != nil {
-		return nil, fmt.Errorf("cuda: %w: count devices: %w", ErrNone, err)
+		return 0, fmt.Errorf("%w: count devices: %w", ErrNone, err)
 	}
-	if n < 1 || o.Device < 0 {
-		return nil, fmt.Errorf("cuda: open device %d of %d: %w", o.Device, n, ErrNone)
+	if n < 1 {
+		return 0, fmt.Errorf("%w: there are %d", ErrNone, n)
+	}
+	return n, nil
+}
+
+// Open opens a GPU. The caller closes the Backend. The error is ErrNone when there is no library or no GPU.
+func Open(o Options) (*Backend, error) {
+	if o.Device < 0 {
+		return nil, fmt.Errorf("cuda: device %d, want 0 or more", o.Device)
+	}
+	n, err := Count(o.Library)
+	if err != nil {
+		return nil, fmt.Errorf("cuda: %w", err)
 	}
 	b := &Backend{number: o.Device % n}
 	if b.device, b.info, err = openDevice(b.number); err != nil {
