@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .PHONY: help build cuda test race lint fmt fuzz bench generate quickstart clean
 
 GO_FILES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '\.pb\.go$$')
-C_FILES  = $(shell git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' '*.cuh')
+C_FILES  = $(shell git ls-files -co --exclude-standard '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -7,21 +7,27 @@ __global__ void check_documents(const int32_t *doc_start, int64_t n, int64_t t, 
 		*fault = ZF_FAULT_ATTENTION;
 }
 
-int zf_attention_check(zf_stream *s, zf_attention_shape *a, const int32_t *doc_start, int64_t b, int64_t t, int64_t heads,
-                       int64_t kv_heads, int64_t head_dim, int64_t window, float scale, bool aligned) {
+int zf_attention_check(zf_stream *s, zf_attention_shape *a, const int32_t *doc_start, int64_t b, int64_t t,
+                       int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window, float scale, bool aligned) {
 	const int dim4 = (int)((head_dim + 3) / 4 * 4);
-	*a = zf_attention_shape{doc_start, s->fault, (int)t,
-	                        (int)heads, (int)kv_heads, (int)head_dim,
-	                        dim4, (dim4 / 4 | 1) * 4, (int)(window < t ? window : 0),
-	                        aligned && head_dim % 8 == 0, scale};
+	*a = zf_attention_shape{doc_start,
+	                        s->fault,
+	                        (int)t,
+	                        (int)heads,
+	                        (int)kv_heads,
+	                        (int)head_dim,
+	                        dim4,
+	                        (dim4 / 4 | 1) * 4,
+	                        (int)(window < t ? window : 0),
+	                        aligned && head_dim % 8 == 0,
+	                        scale};
 	return zf_launch(check_documents, dim3((unsigned)zf_ceil(b * t, 256)), 256, 0, s, doc_start, b * t, t, s->fault);
 }
 
 // A block takes TILE queries of one head, and the keys that they see, tile by tile. It reads the queries once and the keys and
 // values of its head once per tile of queries: t/TILE/2 times in all, mostly from the cache. 4*dim operations for each pair of
 // tokens: the arithmetic is the limit, in f32 on the ordinary units, two thirds of it fma.
-template <class T, int NC>
-__global__ void attend(T *out, float *lse, const T *qkv, zf_attention_shape s) {
+template <class T, int NC> __global__ void attend(T *out, float *lse, const T *qkv, zf_attention_shape s) {
 	constexpr int TILE = 64, R = TILE / 16, LDP = TILE + 4;
 	if (*s.fault)
 		return;
@@ -90,8 +96,7 @@ __global__ void attend(T *out, float *lse, const T *qkv, zf_attention_shape s) {
 		if (whole)
 			zf_weigh<TILE, NC, false>(o, p, kv, s, [](int, int) { return true; });
 		else
-			zf_weigh<TILE, NC, true>(o, p, kv, s,
-			                         [&](int i, int j) { return first[i] <= k0 + j && k0 + j <= q0 + i; });
+			zf_weigh<TILE, NC, true>(o, p, kv, s, [&](int i, int j) { return first[i] <= k0 + j && k0 + j <= q0 + i; });
 	}
 #pragma unroll
 	for (int i = 0; i < R; i++) {

@@ -159,5 +159,5 @@ __device__ __forceinline__ void zf_load_firsts(int *first, int *range, int b, in
 }
 
 // zf_attention_check makes a fault of a document that starts after its token or before its sequence, and fills in the shape.
-int zf_attention_check(zf_stream *s, zf_attention_shape *a, const int32_t *doc_start, int64_t b, int64_t t, int64_t heads,
-                       int64_t kv_heads, int64_t head_dim, int64_t window, float scale, bool aligned);
+int zf_attention_check(zf_stream *s, zf_attention_shape *a, const int32_t *doc_start, int64_t b, int64_t t,
+                       int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window, float scale, bool aligned);

@@ -67,9 +67,7 @@ template <> struct zf_narrow<zf_f16> {
 // ---- Groups of elements -------------------------------------------------------------------------------------------
 
 // A thread takes 16 bytes of the narrower type at a time: a warp's access is 512 bytes end to end.
-template <class T> struct zf_group {
-	static constexpr int n = 16 / sizeof(T);
-};
+template <class T> struct zf_group { static constexpr int n = 16 / sizeof(T); };
 
 // zf_load reads n <= N elements, 0 for the others; zf_store writes n. V: they are all there, and lie so that one access of
 // N*sizeof(T) bytes (two of 16 for eight f32) takes them. The values are the same either way.

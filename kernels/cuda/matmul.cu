@@ -43,8 +43,7 @@ __global__ void product(O *out, const T *a, const T *b, int64_t m, int64_t n, in
 		for (int j = 0; j < 4; j++) {
 			const int64_t row = row0 + ty * 4 + i, col = col0 + tx * 4 + j;
 			if (row < m && col < n)
-				out[row * n + col] =
-					zf_narrow<O>::of(accumulate ? zf_widen(out[row * n + col]) + c[i][j] : c[i][j]);
+				out[row * n + col] = zf_narrow<O>::of(accumulate ? zf_widen(out[row * n + col]) + c[i][j] : c[i][j]);
 		}
 }
 

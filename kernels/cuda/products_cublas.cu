@@ -71,8 +71,10 @@ static int make(zf_products *l, const zf_product *o, plan *p) {
 	LT(cublasLtMatmulDescCreate(&p->what, CUBLAS_COMPUTE_32F, CUDA_R_32F));
 	LT(cublasLtMatmulDescSetAttribute(p->what, CUBLASLT_MATMUL_DESC_TRANSA, &tb, sizeof tb));
 	LT(cublasLtMatmulDescSetAttribute(p->what, CUBLASLT_MATMUL_DESC_TRANSB, &ta, sizeof ta));
-	LT(o->trans_b ? cublasLtMatrixLayoutCreate(&p->b, in, k, n, o->k) : cublasLtMatrixLayoutCreate(&p->b, in, n, k, o->n));
-	LT(o->trans_a ? cublasLtMatrixLayoutCreate(&p->a, in, m, k, o->m) : cublasLtMatrixLayoutCreate(&p->a, in, k, m, o->k));
+	LT(o->trans_b ? cublasLtMatrixLayoutCreate(&p->b, in, k, n, o->k)
+	              : cublasLtMatrixLayoutCreate(&p->b, in, n, k, o->n));
+	LT(o->trans_a ? cublasLtMatrixLayoutCreate(&p->a, in, m, k, o->m)
+	              : cublasLtMatrixLayoutCreate(&p->a, in, k, m, o->k));
 	LT(cublasLtMatrixLayoutCreate(&p->out, out, n, m, o->n));
 	cublasLtMatmulPreference_t want;
 	LT(cublasLtMatmulPreferenceCreate(&want));
@@ -85,8 +87,8 @@ static int make(zf_products *l, const zf_product *o, plan *p) {
 		cublasLtMatmulPreferenceSetAttribute(want, of, &aligned, sizeof aligned);
 	cublasLtMatmulHeuristicResult_t found;
 	int n_found = 0;
-	cublasStatus_t e = cublasLtMatmulAlgoGetHeuristic(l->handle, p->what, p->b, p->a, p->out, p->out, want, 1, &found,
-	                                                  &n_found);
+	cublasStatus_t e =
+		cublasLtMatmulAlgoGetHeuristic(l->handle, p->what, p->b, p->a, p->out, p->out, want, 1, &found, &n_found);
 	cublasLtMatmulPreferenceDestroy(want);
 	if (e != CUBLAS_STATUS_SUCCESS || n_found == 0)
 		return ZF_EPRODUCT;

@@ -4,7 +4,8 @@
 
 // Reads x (and residual), writes y (and sum): 2 elements' bytes, or 4.
 template <class T, bool V>
-__global__ void norm_rows(T *y, float *rstd, const T *x, const T *w, const T *residual, T *sum, int64_t cols, float eps) {
+__global__ void norm_rows(T *y, float *rstd, const T *x, const T *w, const T *residual, T *sum, int64_t cols,
+                          float eps) {
 	constexpr int n = zf_group<T>::n;
 	const int64_t row = (int64_t)blockIdx.x * cols, step = (int64_t)blockDim.x * n;
 	float squares = 0;

@@ -37,26 +37,26 @@ typedef struct {
 	int64_t total_bytes, free_bytes;
 } zf_device_info;
 
-#define ZF_CUDA_FUNCTIONS(X)                                                                                           \
-	X(abi, (void), ())                                                                                                 \
-	X(error_text, (int status, char *text, int64_t bytes), (status, text, bytes))                                      \
-	X(device_count, (int *count), (count))                                                                             \
-	X(device_open, (int ordinal, zf_device **d, zf_device_info *info), (ordinal, d, info))                             \
-	X(device_close, (zf_device * d), (d))                                                                              \
-	/* Zeroed memory, in *p. ZF_ENOMEM when there is not as much. */                                                   \
-	X(alloc, (zf_device * d, int kind, int64_t bytes, void **p), (d, kind, bytes, p))                                  \
-	X(release, (zf_device * d, int kind, void *p), (d, kind, p))                                                       \
-	X(stream_open, (zf_device * d, zf_stream * *s), (d, s))                                                            \
-	X(stream_close, (zf_stream * s), (s))                                                                              \
-	/* src has been read when it returns. */                                                                           \
-	X(upload, (zf_stream * s, void *dst, const void *src, int64_t bytes), (s, dst, src, bytes))                        \
+#define ZF_CUDA_FUNCTIONS(X)                                                                                              \
+	X(abi, (void), ())                                                                                                    \
+	X(error_text, (int status, char *text, int64_t bytes), (status, text, bytes))                                         \
+	X(device_count, (int *count), (count))                                                                                \
+	X(device_open, (int ordinal, zf_device **d, zf_device_info *info), (ordinal, d, info))                                \
+	X(device_close, (zf_device * d), (d))                                                                                 \
+	/* Zeroed memory, in *p. ZF_ENOMEM when there is not as much. */                                                      \
+	X(alloc, (zf_device * d, int kind, int64_t bytes, void **p), (d, kind, bytes, p))                                     \
+	X(release, (zf_device * d, int kind, void *p), (d, kind, p))                                                          \
+	X(stream_open, (zf_device * d, zf_stream * *s), (d, s))                                                               \
+	X(stream_close, (zf_stream * s), (s))                                                                                 \
+	/* src has been read when it returns. */                                                                              \
+	X(upload, (zf_stream * s, void *dst, const void *src, int64_t bytes), (s, dst, src, bytes))                           \
 	/* *staged is where the bytes are after the next sync, and until the next call after it. ZF_ENOMEM when staging is */ \
-	/* full: sync first. */                                                                                            \
-	X(download, (zf_stream * s, const void *src, int64_t bytes, const void **staged), (s, src, bytes, staged))         \
-	X(copy, (zf_stream * s, void *dst, const void *src, int64_t bytes), (s, dst, src, bytes))                          \
-	X(record, (zf_stream * s, int event), (s, event))                                                                  \
-	X(wait, (zf_stream * s, const zf_stream *of, int event), (s, of, event))                                           \
-	X(sync, (zf_stream * s, int *fault), (s, fault))                                                                   \
+	/* full: sync first. */                                                                                               \
+	X(download, (zf_stream * s, const void *src, int64_t bytes, const void **staged), (s, src, bytes, staged))            \
+	X(copy, (zf_stream * s, void *dst, const void *src, int64_t bytes), (s, dst, src, bytes))                             \
+	X(record, (zf_stream * s, int event), (s, event))                                                                     \
+	X(wait, (zf_stream * s, const zf_stream *of, int event), (s, of, event))                                              \
+	X(sync, (zf_stream * s, int *fault), (s, fault))                                                                      \
 	ZF_CUDA_OPS(X)
 
 #define ZF_CUDA_OPS(X)                                                                                                 \

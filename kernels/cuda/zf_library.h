@@ -6,9 +6,7 @@
 #include "zf_cuda.h"
 
 #define ZF_POINTER(name, parameters, arguments) int(*name) parameters;
-extern struct zf_library {
-	ZF_CUDA_FUNCTIONS(ZF_POINTER)
-} zf_library;
+extern struct zf_library { ZF_CUDA_FUNCTIONS(ZF_POINTER) } zf_library;
 #undef ZF_POINTER
 
 #define ZF_CALL(name, parameters, arguments)                                                                           \

@@ -109,14 +109,14 @@ func compile(ctx context.Context, own string, sources []string, path string) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	g, ctx := errgroup.WithContext(ctx)
+	g, each := errgroup.WithContext(ctx) // each ends with Wait
 	g.SetLimit(runtime.NumCPU())
 	objects := make([]string, len(sources))
 	for i, source := range sources {
 		objects[i] = filepath.Join(tmp, filepath.Base(source)+".o")
 		g.Go(func() error {
 			args := append(slices.Clone(flags), "-I"+filepath.Join(own, "emu"), "-I"+filepath.Join(own, "..", "cuda"), "-x", "c++", "-c", source, "-o", objects[i])
-			return gxx(ctx, args)
+			return gxx(each, args)
 		})
 	}
 	if err := g.Wait(); err != nil {

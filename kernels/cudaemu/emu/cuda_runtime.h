@@ -93,7 +93,7 @@ static inline double __longlong_as_double(long long v) { return zf_emu_bits<doub
 #define zf_check_aligned(p, bytes)                                                                                     \
 	do {                                                                                                               \
 		if ((uintptr_t)(p) % (uintptr_t)(bytes) != 0)                                                                  \
-			zf_emu_fail("an access of several elements that is not aligned to them all");                                       \
+			zf_emu_fail("an access of several elements that is not aligned to them all");                              \
 	} while (0)
 
 // ---- The runtime --------------------------------------------------------------------------------------------------

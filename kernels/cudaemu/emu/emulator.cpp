@@ -230,8 +230,8 @@ static void run_block(runner *b, bool turned, size_t shared) {
 static runner *new_runner() {
 	runner *b = new runner();
 	const size_t each = stack_bytes + guard_bytes;
-	char *stacks = static_cast<char *>(mmap(nullptr, each * most_threads, PROT_READ | PROT_WRITE,
-	                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+	char *stacks = static_cast<char *>(
+		mmap(nullptr, each * most_threads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
 	if (stacks == MAP_FAILED)
 		abort();
 	for (int i = 0; i < most_threads; i++) {
@@ -355,8 +355,8 @@ static cudaError_t enqueue(zf_emu_stream *s, std::function<void()> run) {
 }
 
 cudaError_t zf_emu_enqueue(dim3 grid, int threads, size_t shared, cudaStream_t s, std::function<void()> body) {
-	if (threads < 1 || threads > most_threads || threads % 32 != 0 || shared > most_shared || grid.x < 1 || grid.y < 1 ||
-	    grid.z < 1 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+	if (threads < 1 || threads > most_threads || threads % 32 != 0 || shared > most_shared || grid.x < 1 ||
+	    grid.y < 1 || grid.z < 1 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
 		return cudaErrorInvalidValue;
 	launch l{grid, threads, shared, std::move(body), s->turned};
 	return enqueue(s, [l] { run_launch(&l); });
