@@ -29,6 +29,7 @@ func TestMistakes(t *testing.T) {
 		{"unaligned", "an access of several elements that is not aligned to them all"},
 		{"beyond", "shared memory was written after its end"},
 		{"race", "the order of threads shows"},
+		{"ahead", "the order of threads shows"},
 	} {
 		out, err := exec.CommandContext(t.Context(), program, m.name).Output()
 		if got := string(out); err != nil || !strings.HasSuffix(got, m.want+"\n") || strings.Contains(got, "ran before") {

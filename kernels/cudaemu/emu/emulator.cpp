@@ -2,8 +2,8 @@
 // shuffle switches to the next fiber.
 //
 // What is enqueued on a stream runs when that is synchronised, or a stream that waits for an event recorded after it: at the last
-// moment, as in kernels/deferred. Device 1 is device 0 with the order of everything turned: blocks, and threads within one. A kernel in
-// which two threads race gives other bits there, and the conformance suite compares them.
+// moment, as in kernels/deferred. Device 1 does everything in another order: blocks and threads from the last to the first, and a warp as far
+// as it can go before the next. A kernel in which two threads race gives other bits there, and the conformance suite compares them.
 //
 // These end the kernel with an error, cudaErrorLaunchFailure, as they would or might on a GPU:
 //
@@ -201,18 +201,26 @@ static void run_block(runner *b, bool turned, size_t shared) {
 	}
 	for (int i = 0; i < b->n / 32; i++)
 		b->warps[i].come = 0;
+	// In order, all threads take turns. Turned, a warp goes as far as it can, the last one first, before the next
+	// begins: what one of its threads writes too early, without a barrier, the other warps then find.
+	const int together = turned ? 32 : b->n;
 	for (int left = b->n; left > 0;) {
 		bool went = false;
-		for (int i = 0; i < b->n; i++) {
-			fiber *f = &b->fibers[turned ? b->n - 1 - i : i];
-			if (f->is != ready)
-				continue;
-			went = true;
-			zf_emu_self = f;
-			change(&b->scheduler, &f->at);
-			if (b->failed)
-				return;
-			left -= f->is == ended;
+		for (int from = 0; from < b->n; from += together) {
+			for (bool again = true; again;) {
+				again = false;
+				for (int i = from; i < from + together; i++) {
+					fiber *f = &b->fibers[turned ? b->n - 1 - i : i];
+					if (f->is != ready)
+						continue;
+					went = again = true;
+					zf_emu_self = f;
+					change(&b->scheduler, &f->at);
+					if (b->failed)
+						return;
+					left -= f->is == ended;
+				}
+			}
 		}
 		if (!went) {
 			note(&b->fibers[0], "a barrier or a shuffle that not all threads reach");

@@ -53,12 +53,23 @@ static __global__ void race(float *out) {
 	out[threadIdx.x] = x[63 - threadIdx.x];
 }
 
+// Between the two warps: one writes what the other has not read yet, which shows only when a warp goes ahead.
+static __global__ void ahead(float *out) {
+	float *x = zf_shared<float>();
+	x[threadIdx.x] = 1;
+	__syncthreads();
+	float v = __shfl_xor_sync(0xffffffffu, x[63 - threadIdx.x], 1);
+	x[threadIdx.x] = 2;
+	out[threadIdx.x] = v;
+}
+
 int main(int, char **argv) {
 	static const struct {
 		const char *name;
 		void (*kernel)(float *);
-	} all[] = {{"none", none},           {"ended", ended},         {"apart", apart},   {"lanes", lanes},
-	           {"half mask", half_mask}, {"unaligned", unaligned}, {"beyond", beyond}, {"race", race}};
+	} all[] = {{"none", none},     {"ended", ended},         {"apart", apart},
+	           {"lanes", lanes},   {"half mask", half_mask}, {"unaligned", unaligned},
+	           {"beyond", beyond}, {"race", race},           {"ahead", ahead}};
 	float out[2][64];
 	for (auto &m : all) {
 		if (strcmp(m.name, argv[1]) != 0)
