@@ -26,7 +26,7 @@ int zf_attention_check(zf_stream *s, zf_attention_shape *a, const int32_t *doc_s
 
 // A block takes TILE queries of one head, and the keys that they see, tile by tile. It reads the queries once and the keys and
 // values of its head once per tile of queries: t/TILE/2 times in all, mostly from the cache. 4*dim operations for each pair of
-// tokens: the arithmetic is the limit, in f32 on the ordinary units, two thirds of it fma.
+// tokens: the arithmetic is the limit, in f32 on the ordinary units.
 template <class T, int NC> __global__ void attend(T *out, float *lse, const T *qkv, zf_attention_shape s) {
 	constexpr int TILE = 64, R = TILE / 16, LDP = TILE + 4;
 	if (*s.fault)
