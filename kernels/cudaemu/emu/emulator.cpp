@@ -261,7 +261,8 @@ struct launch {
 	bool turned;
 };
 
-static struct {
+// It is never destroyed: a condition that threads wait for would hold up the process's exit.
+static struct pool_state {
 	std::mutex mu;
 	std::condition_variable begin, done;
 	bool started;
@@ -270,7 +271,7 @@ static struct {
 	unsigned turn;
 	const launch *now;
 	std::atomic<int64_t> next;
-} pool;
+} &pool = *new pool_state();
 
 static void take_blocks(runner *b, const launch *l) {
 	b->size = dim3((unsigned)l->threads);
