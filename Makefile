@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fmt fuzz bench generate quickstart clean
+.PHONY: help build cuda test race lint fmt fuzz bench generate quickstart clean
 
 GO_FILES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '\.pb\.go$$')
-C_FILES  = $(shell git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' '*.cuh')
+C_FILES  = $(shell git ls-files -co --exclude-standard '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ build: ## bin/coordinator (without cgo) and bin/worker
 	@tools/setup.sh build
 	CGO_ENABLED=0 go build -trimpath -o bin/coordinator ./cmd/coordinator
 	CGO_ENABLED=1 go build -trimpath -o bin/worker ./cmd/worker
+
+cuda: ## bin/libzerofleet_cuda.so, with nvcc: what workers need to compute on GPUs
+	@tools/cuda.sh
 
 test: build ## every test, with the race detector; needs no Python, ends with what was skipped
 	@tools/setup.sh test

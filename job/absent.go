@@ -23,7 +23,6 @@ var absentValues = map[string][]string{
 	"sharding.reduction":         {"tree8"},
 	"sharding.exact":             {"preferred", "off"},
 	"collective.transport":       {"lanes", "shm"},
-	"workers.device":             {"cuda"},
 	"output.formats":             {"gguf"},
 	"recovery.replica_tier":      {"nvme"},
 	"train.leaf":                 {anyOther},

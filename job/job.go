@@ -126,7 +126,7 @@ type Collective struct {
 type Workers struct {
 	Min               int     `yaml:"min" default:"1" range:"[1,65536]" doc:"the job starts with this many"`
 	Max               int     `yaml:"max" default:"2" range:"[1,65536]" doc:"and uses at most this many; launch starts as many"`
-	Device            string  `yaml:"device" default:"auto" enum:"cpu|auto" doc:"what computes"`
+	Device            string  `yaml:"device" default:"auto" enum:"cpu|cuda|auto" doc:"what computes; auto: a GPU where there is one and libzerofleet_cuda.so beside the worker"`
 	Threads           int     `yaml:"threads" default:"1" range:"[1,4096]" doc:"CPU threads of a worker"`
 	DeviceMemoryBytes Bytes   `yaml:"device_memory_bytes" range:"[1048576,1125899906842624]" derived:"what the device has" doc:"a worker's budget"`
 	Restart           bool    `yaml:"restart" default:"false" doc:"start a worker again that died"`

@@ -66,7 +66,7 @@ func caseSum(ctx context.Context, b Backend, s Stream, c Case) (sum []byte, err 
 	if err != nil {
 		return nil, err
 	}
-	if err := upload(s, op); err != nil {
+	if err := UploadSample(s, op); err != nil {
 		return nil, err
 	}
 	if err := s.Launch(op); err != nil {
@@ -91,8 +91,8 @@ func caseSum(ctx context.Context, b Backend, s Stream, c Case) (sum []byte, err 
 	return h.Sum(nil), nil
 }
 
-// upload fills what op reads.
-func upload(s Stream, op Op) error {
+// UploadSample fills what op reads with numbers that are the same everywhere, within what it takes.
+func UploadSample(s Stream, op Op) error {
 	for i, arg := range op.Args() {
 		if arg.Access&Read == 0 {
 			continue

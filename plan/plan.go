@@ -120,16 +120,23 @@ func one(j *job.Job, cfg spec.Config, m Machine, stage shard.Stage, recompute bo
 		NeedBytes: int64(s.world)*bytes.Total() + coordinatorBytes,
 	}
 	p.Estimate = s.estimate(wire, m, j.Workers.Threads)
-	p.judge(int64(j.Workers.DeviceMemoryBytes))
+	p.judge(int64(j.Workers.DeviceMemoryBytes), j.Workers.Device == "cuda")
 	return p, nil
 }
 
-// judge compares what is needed with what there is.
-func (p *Plan) judge(budget int64) {
+// judge compares what is needed with what there is. What GPUs have is not known here, but for the job's budget: their
+// workers refuse what does not fit, before the first step.
+func (p *Plan) judge(budget int64, gpu bool) {
 	worker := p.Worker.Total()
 	switch {
 	case budget > 0 && worker > budget:
 		p.Why = fmt.Sprintf("a worker takes %s, and workers.device_memory_bytes is %s", Size(worker), Size(budget))
+	case gpu && budget > 0:
+		p.Fits = true
+		p.Why = fmt.Sprintf("%s of %s, and a GPU's workers.device_memory_bytes is %s", count(p.World, "worker"), Size(worker), Size(budget))
+	case gpu:
+		p.Fits = true
+		p.Why = fmt.Sprintf("%s of %s; how much memory their GPUs have is not known here", count(p.World, "worker"), Size(worker))
 	case p.Machine.MemoryBytes > 0 && p.NeedBytes > p.Machine.MemoryBytes:
 		p.Why = fmt.Sprintf("%s of %s and a coordinator of %s are %s, and this machine has %s (%s)", count(p.World, "worker"), Size(worker),
 			Size(coordinatorBytes), Size(p.NeedBytes), Size(p.Machine.MemoryBytes), p.Machine.MemorySource)

@@ -96,6 +96,26 @@ func TestARefusalSaysWhatIsTooLargeAndWhatWouldFit(t *testing.T) {
 	}
 }
 
+// A GPU's memory is not this machine's: only the job's own budget refuses.
+func TestAGPUHasMemoryOfItsOwn(t *testing.T) {
+	small := Machine{MemoryBytes: 1 << 30, MemorySource: "MemAvailable"}
+	for _, c := range []struct {
+		sets []string
+		fits bool
+		why  string
+	}{
+		{[]string{"workers.device=cpu"}, false, "this machine has"},
+		{[]string{"workers.device=cuda"}, true, "not known here"},
+		{[]string{"workers.device=cuda", "workers.device_memory_bytes=80GiB"}, true, "workers.device_memory_bytes is 80.00 GiB"},
+		{[]string{"workers.device=cuda", "workers.device_memory_bytes=1GiB"}, false, "workers.device_memory_bytes is 1.00 GiB"},
+	} {
+		p := mustMake(t, smollm2, small, append(c.sets, "sharding.stage=0")...)
+		if p.Fits != c.fits || !strings.Contains(p.Why, c.why) {
+			t.Errorf("%v: fits %v: %s; want %v: %s", c.sets, p.Fits, p.Why, c.fits, c.why)
+		}
+	}
+}
+
 // A configuration that nobody could hold is refused, with numbers that have not wrapped around.
 func TestMakeRefusesWhatDoesNotEvenAddUp(t *testing.T) {
 	huge := smollm2

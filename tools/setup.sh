@@ -30,6 +30,7 @@ case $verb in
 build) need libdnnl-dev onednn ;;
 test)
 	need libdnnl-dev onednn
+	need g++ have g++
 	need git have git
 	need python3-pip python3 -m pip --version
 	need unzip have unzip

@@ -172,7 +172,7 @@ func (i *incarnation) load(ctx context.Context) (err error) {
 		return err
 	})
 	load.Go(func() (err error) {
-		i.backend, err = cpu.Open(cpu.Options{Threads: i.job.Workers.Threads})
+		i.backend, err = openBackend(i.job, i.session.ID(), i.o.Log)
 		return err
 	})
 	if err := load.Wait(); err != nil {

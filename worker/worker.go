@@ -95,7 +95,7 @@ func once(ctx context.Context, o *Options, client *membership.Client, assigned m
 	if err != nil {
 		return fmt.Errorf("name this host: %w", err)
 	}
-	session, err := client.Register(ctx, membership.Registration{ID: o.ID, Addr: endpoint.Addr(), Host: host, Device: "cpu",
+	session, err := client.Register(ctx, membership.Registration{ID: o.ID, Addr: endpoint.Addr(), Host: host, Device: deviceWord(j, o.ID),
 		PID: os.Getpid(), Threads: j.Workers.Threads, Gossip: ear.Addr()})
 	if err != nil {
 		return errors.Join(err, ear.Close())
