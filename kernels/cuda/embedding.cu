@@ -41,66 +41,70 @@ ZF_EXPORT int zf_cuda_embedding(zf_stream *s, int dtype, void *y, const void *ta
 	});
 }
 
-// An id may come more than once, and its rows are added in their order. The block of a row whose id has not come before adds all rows
-// with that id, of which it finds a list in rounds of blockDim.x ids; the other blocks end at once. So no two blocks write one row of the table,
-// and there is no sorting. blockIdx.y is a part of the columns, four to a thread. Reads dy once, reads and
-// writes the rows of dtable that are named; on top the ids, rows^2/2 at most, mostly from the cache.
-template <class T, bool V>
-__global__ void scatter(float *dtable, const T *dy, const int32_t *ids, const int *fault, int64_t rows, int64_t d) {
-	int *list = zf_shared<int>(), *counts = list + blockDim.x; // [warps]
-	if (*fault)
-		return;
-	const int32_t id = ids[blockIdx.x];
-	int earlier = 0;
-	for (int64_t r = threadIdx.x; r < blockIdx.x; r += blockDim.x)
-		earlier |= ids[r] == id;
-	if (__syncthreads_or(earlier))
-		return;
-	const int64_t i = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * 4;
-	const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-	float sum[4];
-	float *to = dtable + id * d + i;
-	if (i < d)
-		zf_load<4, V>(sum, to, d - i);
-	for (int64_t r0 = blockIdx.x; r0 < rows; r0 += blockDim.x) {
-		const int64_t r = r0 + threadIdx.x;
-		const bool mine = r < rows && ids[r] == id;
-		const unsigned found = __ballot_sync(0xffffffffu, mine);
-		if (lane == 0)
-			counts[warp] = __popc(found);
-		__syncthreads();
-		int at = 0, n = 0;
-		for (int w = 0; w < warps; w++) {
-			at += w < warp ? counts[w] : 0;
-			n += counts[w];
-		}
-		if (mine)
-			list[at + __popc(found & ((1u << lane) - 1))] = (int)(r - r0);
-		__syncthreads();
-		if (i < d)
-#pragma unroll 4
-			for (int k = 0; k < n; k++) {
-				float g[4];
-				zf_load<4, V>(g, dy + (r0 + list[k]) * d + i, d - i);
+// An id may come more than once, and its rows are added in their order. link_rows makes a list of each id's rows: next[r] is the
+// next row with the id of row r, -1 when there is none, and follows[next[r]] = 1. A warp takes a row and looks at those after
+// it, 32 at a time: rows^2/2 ids at most, from the cache.
+__global__ void link_rows(int *next, int *follows, const int32_t *ids, const int *fault, int64_t rows) {
+	const int64_t r = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+	const int lane = threadIdx.x % 32;
+	if (*fault || r >= rows)
+		return; // a whole warp does
+	const int32_t id = ids[r];
+	int found = -1;
+	for (int64_t at = r + 1; at < rows && found < 0; at += 128) {
+		unsigned hits[4];
 #pragma unroll
-				for (int j = 0; j < 4; j++)
-					sum[j] += g[j];
-			}
-		__syncthreads();
+		for (int k = 0; k < 4; k++) {
+			const int64_t i = at + 32 * k + lane;
+			hits[k] = __ballot_sync(0xffffffffu, i < rows && ids[i] == id);
+		}
+#pragma unroll
+		for (int k = 3; k >= 0; k--)
+			if (hits[k])
+				found = (int)(at + 32 * k) + __ffs((int)hits[k]) - 1;
 	}
-	if (i < d)
-		zf_store<4, V>(to, sum, d - i);
+	if (lane == 0) {
+		next[r] = found;
+		if (found >= 0)
+			follows[found] = 1;
+	}
+}
+
+// The block of an id's first row adds all of them; the others end at once. So no two blocks write one row of the table. blockIdx.y is a part of
+// the columns, four to a thread. Reads dy once, reads and writes the rows of dtable that are named.
+template <class T, bool V>
+__global__ void scatter(float *dtable, const T *dy, const int32_t *ids, const int *next, const int *follows,
+                        const int *fault, int64_t d) {
+	const int64_t i = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * 4;
+	if (*fault || follows[blockIdx.x] || i >= d)
+		return;
+	float sum[4], *to = dtable + ids[blockIdx.x] * d + i;
+	zf_load<4, V>(sum, to, d - i);
+	for (int64_t r = blockIdx.x; r >= 0; r = next[r]) {
+		float g[4];
+		zf_load<4, V>(g, dy + r * d + i, d - i);
+#pragma unroll
+		for (int k = 0; k < 4; k++)
+			sum[k] += g[k];
+	}
+	zf_store<4, V>(to, sum, d - i);
 }
 
 ZF_EXPORT int zf_cuda_embedding_backward(zf_stream *s, int dtype, float *dtable, const void *dy, const int32_t *ids,
                                          int64_t rows, int64_t v, int64_t d) {
 	ZF_TRY(zf_check_ids(s, ids, rows, 0, v, ZF_FAULT_EMBEDDING));
+	void *scratch;
+	ZF_TRY(zf_scratch_of(s, 2 * rows * (int64_t)sizeof(int), &scratch));
+	int *next = (int *)scratch, *follows = next + rows;
+	ZF_TRY(zf_enter(s));
+	ZF_CUDA(cudaMemsetAsync(follows, 0, (size_t)rows * sizeof(int), s->on));
+	ZF_TRY(zf_launch(link_rows, dim3((unsigned)zf_ceil(rows, 8)), 256, 0, s, next, follows, ids, (const int *)s->fault,
+	                 rows));
 	const int threads = zf_row_threads(zf_ceil(d, 4), 256);
 	return zf_with_act(dtype, d % 8 == 0 && zf_aligned(dtable, dy), [&](auto t, auto vector) {
 		using T = decltype(t);
 		return zf_launch(scatter<T, decltype(vector)::value>,
-		                 dim3((unsigned)rows, (unsigned)zf_ceil(d, (int64_t)threads * 4)), threads,
-		                 (threads + 32) * (int64_t)sizeof(int), s, dtable, (const T *)dy, ids, (const int *)s->fault,
-		                 rows, d);
+		                 dim3((unsigned)rows, (unsigned)zf_ceil(d, (int64_t)threads * 4)), threads, 0, s, dtable,
+		                 (const T *)dy, ids, (const int *)next, (const int *)follows, (const int *)s->fault, d);
 	});
 }

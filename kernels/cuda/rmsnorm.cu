@@ -45,7 +45,7 @@ ZF_EXPORT int zf_cuda_rmsnorm(zf_stream *s, int dtype, void *y, float *rstd, con
 	return zf_with_act(dtype, cols % 8 == 0 && zf_aligned(y, x, w, residual, sum), [&](auto t, auto v) {
 		using T = decltype(t);
 		return zf_launch(norm_rows<T, decltype(v)::value>, dim3((unsigned)rows),
-		                 zf_row_threads(zf_ceil(cols, zf_group<T>::n), 512), 32 * sizeof(float), s, (T *)y, rstd,
+		                 zf_row_threads(zf_ceil(cols, zf_group<T>::n), 256), 32 * sizeof(float), s, (T *)y, rstd,
 		                 (const T *)x, (const T *)w, (const T *)residual, (T *)sum, cols, eps);
 	});
 }
@@ -135,7 +135,7 @@ ZF_EXPORT int zf_cuda_rmsnorm_backward(zf_stream *s, int dtype, void *dx, float 
 	ZF_TRY(zf_with_act(dtype, cols % 8 == 0 && zf_aligned(dx, dy, x, w, dadd), [&](auto t, auto v) {
 		using T = decltype(t);
 		return zf_launch(norm_backward<T, decltype(v)::value>, dim3((unsigned)tiles),
-		                 zf_row_threads(zf_ceil(cols, zf_group<T>::n), 512),
+		                 zf_row_threads(zf_ceil(cols, zf_group<T>::n), 256),
 		                 (32 + (in_shared ? cols : 0)) * (int64_t)sizeof(float), s, (T *)dx, (float *)parts,
 		                 (const T *)dy, (const T *)x, (const T *)w, rstd, (const T *)dadd, rows, cols, tile, in_shared);
 	}));

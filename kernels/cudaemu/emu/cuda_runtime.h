@@ -77,7 +77,7 @@ static inline unsigned __ballot_sync(unsigned mask, bool v) {
 	return all;
 }
 
-static inline int __popc(unsigned v) { return __builtin_popcount(v); }
+static inline int __ffs(int v) { return __builtin_ffs(v); }
 
 template <class To, class From> static inline To zf_emu_bits(From v) {
 	static_assert(sizeof(To) == sizeof(From), "the same width");
