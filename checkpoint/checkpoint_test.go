@@ -162,12 +162,13 @@ func TestDamageIsNamedAndThePreviousCheckpointUsed(t *testing.T) {
 		"cut off":  func(p string) error { return os.Truncate(p, 100) },
 		"removed":  os.Remove,
 		"manifest": func(p string) error { return nil },
+		"a digit":  func(p string) error { return nil },
 	} {
 		dir := t.TempDir()
 		s := Dir(dir)
 		save(t, s, 4, 2)
 		m := save(t, s, 8, 2)
-		if name == "manifest" {
+		if name == "manifest" || name == "a digit" {
 			list, err := List(ctx, s)
 			if err != nil {
 				t.Fatal(err)
@@ -177,7 +178,13 @@ func TestDamageIsNamedAndThePreviousCheckpointUsed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(path, b[:len(b)/2], 0o644); err != nil {
+			if name == "manifest" {
+				b = b[:len(b)/2]
+			} else { // one bit, and it is a manifest still
+				at := bytes.Index(b, []byte(`"sample": 17`))
+				b[at+len(`"sample": 1`)] ^= 1
+			}
+			if err := os.WriteFile(path, b, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		} else if err := damage(filepath.Join(dir, m.Parts[0].Key)); err != nil {
