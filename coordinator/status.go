@@ -162,20 +162,22 @@ func (nothing) Event(Event)                           {}
 func (nothing) Close() error                          { return nil }
 
 type statusJSON struct {
-	Job            string             `json:"job"`
-	RunDir         string             `json:"run_dir"`
-	State          string             `json:"state"`
-	Message        string             `json:"message,omitempty"`
-	Generation     uint64             `json:"generation"`
-	Step           uint64             `json:"step"`
-	TotalSteps     uint64             `json:"total_steps"`
-	Loss           *number            `json:"loss"`
-	CheckpointStep uint64             `json:"checkpoint_step"`
-	CoordinatorPID int64              `json:"coordinator_pid,omitempty"`
-	Newest         *stepJSON          `json:"newest,omitempty"`
-	Evaluation     *evaluationJSON    `json:"evaluation,omitempty"`
-	Losses         lossesJSON         `json:"losses"`
-	Workers        []workerStatusJSON `json:"workers"`
+	Job            string  `json:"job"`
+	RunDir         string  `json:"run_dir"`
+	State          string  `json:"state"`
+	Message        string  `json:"message,omitempty"`
+	Generation     uint64  `json:"generation"`
+	Step           uint64  `json:"step"`
+	TotalSteps     uint64  `json:"total_steps"`
+	Loss           *number `json:"loss"`
+	CheckpointStep uint64  `json:"checkpoint_step"`
+	// CheckpointFailing is why the newest one that was tried is not there yet.
+	CheckpointFailing string             `json:"checkpoint_failing,omitempty"`
+	CoordinatorPID    int64              `json:"coordinator_pid,omitempty"`
+	Newest            *stepJSON          `json:"newest,omitempty"`
+	Evaluation        *evaluationJSON    `json:"evaluation,omitempty"`
+	Losses            lossesJSON         `json:"losses"`
+	Workers           []workerStatusJSON `json:"workers"`
 }
 
 type lossesJSON struct {
@@ -184,6 +186,9 @@ type lossesJSON struct {
 	Seconds       float64 `json:"seconds"`
 	MovedBytes    uint64  `json:"moved_bytes"`
 	RestoredBytes uint64  `json:"restored_bytes"`
+	// Checkpoints that failed at first, or for good; replicas that were not like their shard.
+	CheckpointFailures uint32 `json:"checkpoint_failures"`
+	DamagedReplicas    uint32 `json:"damaged_replicas"`
 }
 
 type workerStatusJSON struct {
@@ -213,11 +218,11 @@ func PhaseName(p membership.Phase) string {
 func WriteStatusJSON(w io.Writer, s *Status) error {
 	out := statusJSON{
 		Job: s.GetJob(), RunDir: s.GetRunDir(), State: s.GetState(), Message: s.GetMessage(), Generation: s.GetGeneration(),
-		CheckpointStep: s.GetCheckpointStep(), CoordinatorPID: s.GetCoordinatorPid(), Workers: []workerStatusJSON{},
+		CheckpointStep: s.GetCheckpointStep(), CheckpointFailing: s.GetCheckpointFailing(), CoordinatorPID: s.GetCoordinatorPid(), Workers: []workerStatusJSON{},
 	}
 	lost := s.GetLosses()
 	out.Losses = lossesJSON{Workers: lost.GetWorkers(), Generations: lost.GetGenerations(), Seconds: lost.GetSeconds(), MovedBytes: lost.GetMovedBytes(),
-		RestoredBytes: lost.GetRestoredBytes()}
+		RestoredBytes: lost.GetRestoredBytes(), CheckpointFailures: lost.GetCheckpointFailures(), DamagedReplicas: lost.GetDamagedReplicas()}
 	if l := s.GetNewest(); l != nil {
 		line := stepLine(l)
 		out.Newest, out.Step, out.TotalSteps, out.Loss = &line, line.Step, line.TotalSteps, &line.Loss
@@ -257,6 +262,12 @@ func WriteStatus(w io.Writer, s *Status) error {
 	}
 	if s.GetCheckpointStep() > 0 {
 		fmt.Fprintf(t, "checkpoint\tof step %d\n", s.GetCheckpointStep())
+	}
+	if why := s.GetCheckpointFailing(); why != "" {
+		fmt.Fprintf(t, "checkpoint fails\t%s\n", why)
+	}
+	if n := s.GetLosses().GetDamagedReplicas(); n > 0 {
+		fmt.Fprintf(t, "damaged memory\t%d replicas were not like their shard; the job went back to a checkpoint\n", n)
 	}
 	fmt.Fprintf(t, "generation\t%d\n", s.GetGeneration())
 	if l := s.GetLosses(); l.GetWorkers() > 0 {

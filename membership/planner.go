@@ -265,7 +265,11 @@ func handover(v View, survivors []Candidate, next []Member) (h *Handover, lost s
 		return held, ok && p.Incarnation == incarnation
 	}
 	for _, c := range survivors {
-		if held, ok := of(c.ID, c.Incarnation); ok && held.Step > h.Step {
+		held, ok := of(c.ID, c.Incarnation)
+		if ok && held.Distrusted {
+			return nil, fmt.Sprintf("the state of generation %d is not to be trusted", v.Mark.Settled)
+		}
+		if ok && held.Step > h.Step {
 			h.Step, h.OptimizerStep, h.Records, h.Cursor = held.Step, held.OptimizerStep, held.Records, held.Cursor
 		}
 	}

@@ -245,6 +245,7 @@ func (h history) rank(ctx context.Context, files string, g collective.Group, res
 			_, err := checkpoint.PutManifest(ctx, h.store, b)
 			return err
 		},
+		Troubled: func(int64, error, bool) {},
 		Committed: func(r train.StepReport) {
 			if rank0 {
 				res.reports = append(res.reports, r)

@@ -1159,8 +1159,10 @@ type HeldState struct {
 	// What the newest step was computed from: the encoded records of all ranks.
 	Records [][]byte `protobuf:"bytes,5,rep,name=records,proto3" json:"records,omitempty"`
 	// The data cursor after the newest step.
-	Epoch         int64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Sample        int64 `protobuf:"varint,7,opt,name=sample,proto3" json:"sample,omitempty"`
+	Epoch  int64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Sample int64 `protobuf:"varint,7,opt,name=sample,proto3" json:"sample,omitempty"`
+	// It was found to be damaged, here or at another rank: nothing is built from it.
+	Distrusted    bool `protobuf:"varint,8,opt,name=distrusted,proto3" json:"distrusted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1242,6 +1244,13 @@ func (x *HeldState) GetSample() int64 {
 		return x.Sample
 	}
 	return 0
+}
+
+func (x *HeldState) GetDistrusted() bool {
+	if x != nil {
+		return x.Distrusted
+	}
+	return false
 }
 
 type SettleRequest struct {
@@ -2742,8 +2751,10 @@ type StatusResponse struct {
 	Workers        []*WorkerStatus `protobuf:"bytes,9,rep,name=workers,proto3" json:"workers,omitempty"`
 	CoordinatorPid int64           `protobuf:"varint,10,opt,name=coordinator_pid,json=coordinatorPid,proto3" json:"coordinator_pid,omitempty"`
 	Losses         *Losses         `protobuf:"bytes,11,opt,name=losses,proto3" json:"losses,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Why the newest checkpoint that was tried is not there yet. Empty: none has failed since the newest one.
+	CheckpointFailing string `protobuf:"bytes,12,opt,name=checkpoint_failing,json=checkpointFailing,proto3" json:"checkpoint_failing,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -2853,6 +2864,13 @@ func (x *StatusResponse) GetLosses() *Losses {
 	return nil
 }
 
+func (x *StatusResponse) GetCheckpointFailing() string {
+	if x != nil {
+		return x.CheckpointFailing
+	}
+	return ""
+}
+
 // Losses sums up what happened to a run's workers.
 type Losses struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2865,8 +2883,12 @@ type Losses struct {
 	// Bytes of state that moved between workers, and that were read from checkpoints.
 	MovedBytes    uint64 `protobuf:"varint,4,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
 	RestoredBytes uint64 `protobuf:"varint,5,opt,name=restored_bytes,json=restoredBytes,proto3" json:"restored_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Checkpoints that failed at first, or for good.
+	CheckpointFailures uint32 `protobuf:"varint,6,opt,name=checkpoint_failures,json=checkpointFailures,proto3" json:"checkpoint_failures,omitempty"`
+	// Replicas that were found to differ from their shard.
+	DamagedReplicas uint32 `protobuf:"varint,7,opt,name=damaged_replicas,json=damagedReplicas,proto3" json:"damaged_replicas,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Losses) Reset() {
@@ -2930,6 +2952,20 @@ func (x *Losses) GetMovedBytes() uint64 {
 func (x *Losses) GetRestoredBytes() uint64 {
 	if x != nil {
 		return x.RestoredBytes
+	}
+	return 0
+}
+
+func (x *Losses) GetCheckpointFailures() uint32 {
+	if x != nil {
+		return x.CheckpointFailures
+	}
+	return 0
+}
+
+func (x *Losses) GetDamagedReplicas() uint32 {
+	if x != nil {
+		return x.DamagedReplicas
 	}
 	return 0
 }
@@ -3134,7 +3170,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"generation\x12+\n" +
 	"\x04held\x18\x03 \x03(\v2\x17.zerofleet.v1.HeldStateR\x04held\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\"\x11\n" +
-	"\x0fPromiseResponse\"\xc2\x01\n" +
+	"\x0fPromiseResponse\"\xe2\x01\n" +
 	"\tHeldState\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3144,7 +3180,10 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x0eoptimizer_step\x18\x04 \x01(\x04R\roptimizerStep\x12\x18\n" +
 	"\arecords\x18\x05 \x03(\fR\arecords\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x03R\x05epoch\x12\x16\n" +
-	"\x06sample\x18\a \x01(\x03R\x06sample\"\xad\x01\n" +
+	"\x06sample\x18\a \x01(\x03R\x06sample\x12\x1e\n" +
+	"\n" +
+	"distrusted\x18\b \x01(\bR\n" +
+	"distrusted\"\xad\x01\n" +
 	"\rSettleRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x1e\n" +
 	"\n" +
@@ -3270,7 +3309,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.zerofleet.v1.InstructionKindR\x04kind\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\rR\x03max\"\r\n" +
 	"\vAskResponse\"\x0f\n" +
-	"\rStatusRequest\"\xaf\x03\n" +
+	"\rStatusRequest\"\xde\x03\n" +
 	"\x0eStatusResponse\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x17\n" +
 	"\arun_dir\x18\x02 \x01(\tR\x06runDir\x12\x14\n" +
@@ -3287,14 +3326,17 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\aworkers\x18\t \x03(\v2\x1a.zerofleet.v1.WorkerStatusR\aworkers\x12'\n" +
 	"\x0fcoordinator_pid\x18\n" +
 	" \x01(\x03R\x0ecoordinatorPid\x12,\n" +
-	"\x06losses\x18\v \x01(\v2\x14.zerofleet.v1.LossesR\x06losses\"\xa6\x01\n" +
+	"\x06losses\x18\v \x01(\v2\x14.zerofleet.v1.LossesR\x06losses\x12-\n" +
+	"\x12checkpoint_failing\x18\f \x01(\tR\x11checkpointFailing\"\x82\x02\n" +
 	"\x06Losses\x12\x18\n" +
 	"\aworkers\x18\x01 \x01(\rR\aworkers\x12 \n" +
 	"\vgenerations\x18\x02 \x01(\rR\vgenerations\x12\x18\n" +
 	"\aseconds\x18\x03 \x01(\x01R\aseconds\x12\x1f\n" +
 	"\vmoved_bytes\x18\x04 \x01(\x04R\n" +
 	"movedBytes\x12%\n" +
-	"\x0erestored_bytes\x18\x05 \x01(\x04R\rrestoredBytes\"\xaf\x03\n" +
+	"\x0erestored_bytes\x18\x05 \x01(\x04R\rrestoredBytes\x12/\n" +
+	"\x13checkpoint_failures\x18\x06 \x01(\rR\x12checkpointFailures\x12)\n" +
+	"\x10damaged_replicas\x18\a \x01(\rR\x0fdamagedReplicas\"\xaf\x03\n" +
 	"\fWorkerStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x1e\n" +
