@@ -125,14 +125,16 @@ func TestACommitmentThatFails(t *testing.T) {
 	if got := q.poll(t.Context()); len(got) > 0 || !errors.Is(q.failing(), failing) {
 		t.Errorf("committed %v, failing %v", got, q.failing())
 	}
-	second := add(1)
-	<-first.ended
-	<-second.failed
-	if got := q.poll(t.Context()); len(got) > 0 || len(q.queue) != 1 || q.queue[0].manifest.Step != 1 {
-		t.Errorf("committed %v, queue %v: want step 1 in it alone", got, q.queue)
+	if add(1) != first {
+		t.Error("two are under way")
 	}
-	third := add(2)
-	<-third.ended
+	if got := q.poll(t.Context()); len(got) > 0 || !first.over() || len(q.queue) != 1 || q.queue[0].manifest.Step != 1 {
+		t.Errorf("committed %v, queue %v: want step 1 in it alone, and step 0 given up", got, q.queue)
+	}
+	<-q.running.failed
+	add(2)
+	q.poll(t.Context())
+	<-q.running.ended
 	if got := q.poll(t.Context()); len(got) > 0 || q.running != nil || !errors.Is(q.failing(), ErrRefused) {
 		t.Errorf("committed %v, failing %v: want that it is refused", got, q.failing())
 	}

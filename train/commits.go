@@ -29,10 +29,6 @@ func (q *commitQueue) add(ctx context.Context, m *checkpoint.Manifest) error {
 		return err
 	}
 	q.refused = nil
-	if q.running != nil && q.running.failing() != nil {
-		q.close()
-		q.queue, q.running = nil, nil
-	}
 	q.queue = append(q.queue, commitment{m, encoded})
 	q.start(ctx)
 	return nil
@@ -52,11 +48,15 @@ func (q *commitQueue) start(ctx context.Context) {
 	}, func(err error, first bool) { q.troubled(c.manifest.Step, err, first) })
 }
 
-// poll goes on with the next when one is done, and gives the steps that were committed.
+// poll goes on with the next when one is done, or fails and another one waits. It gives the steps that were committed.
 func (q *commitQueue) poll(ctx context.Context) (committed []int64) {
-	for q.running != nil && q.running.over() {
-		if q.refused = q.running.err; q.refused == nil {
+	for q.running != nil && (q.running.over() || q.running.failing() != nil && len(q.queue) > 1) {
+		q.close()
+		switch {
+		case q.running.err == nil:
 			committed = append(committed, q.queue[0].manifest.Step)
+		case len(q.queue) == 1:
+			q.refused = q.running.err
 		}
 		q.queue, q.running = q.queue[1:], nil
 		q.start(ctx)
