@@ -101,9 +101,6 @@ func (c *checkpointer) begin(ctx context.Context) error {
 	if err := c.t.stream.Sync(ctx); err != nil {
 		return fmt.Errorf("checkpoint of step %d: %w", c.t.step, err)
 	}
-	if c.snapshot == nil {
-		c.snapshot = c.t.newSnapshot()
-	}
 	m := c.base
 	m.Step, m.OptimizerStep, m.Cursor = c.t.step, c.t.optimizerStep, c.t.cursor
 	m.Version, m.Generation, m.World, m.LossScale = checkpoint.Version, c.t.group.Generation(), c.t.world, 1
@@ -146,7 +143,7 @@ func (c *checkpointer) poll(ctx context.Context) {
 		default:
 		}
 		if p.write.over() {
-			c.part = nil
+			c.part, c.snapshot = nil, p.snapshot
 			if p.write.err == nil {
 				c.unsaid = append(c.unsaid, note{Step: step, Part: &p.written})
 			} else {

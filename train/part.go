@@ -23,26 +23,30 @@ type part struct {
 	own, kept []uint64 // digests of the shard and of the ward's replica: see digests
 	fault     error    // the copy came to nothing, or is of no use
 
-	written checkpoint.Part // read only after write has ended without an error
+	snapshot []checkpoint.Range // the copy; read only after write has ended
+	written  checkpoint.Part    // read only after write has ended without an error
 }
 
-// startPart copies the state into snapshot and writes it. Nothing may change the state until copied is closed. stream is
-// the copy's own.
+// startPart copies the state into snapshot, nil for new memory, and writes it. Nothing may change the state until copied is
+// closed. stream is the copy's own.
 func (t *Trainer) startPart(ctx context.Context, m checkpoint.Manifest, snapshot []checkpoint.Range, stream kernels.Stream, store checkpoint.Store,
 	failed func(err error, first bool)) *part {
-	p := &part{manifest: m, copied: make(chan struct{})}
+	p := &part{manifest: m, copied: make(chan struct{}), snapshot: snapshot}
 	first := true
 	p.write = startErrand(ctx, func(ctx context.Context) (err error) {
 		if first {
 			first = false
-			p.own, p.kept, p.fault = t.copyState(ctx, stream, snapshot)
+			if p.snapshot == nil { // here, since to take so much memory takes time
+				p.snapshot = t.newSnapshot()
+			}
+			p.own, p.kept, p.fault = t.copyState(ctx, stream, p.snapshot)
 			close(p.copied)
 			if p.fault != nil {
 				return permanent{p.fault}
 			}
 			fault.At(fault.InCheckpoint, m.Step)
 		}
-		p.written, err = checkpoint.WritePart(ctx, store, &m, t.rank, snapshot)
+		p.written, err = checkpoint.WritePart(ctx, store, &m, t.rank, p.snapshot)
 		return err
 	}, failed)
 	return p
