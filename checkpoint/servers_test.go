@@ -89,7 +89,7 @@ func startServer(t *testing.T, name string, args func(host, port string) []strin
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		cmd.Wait() //nolint:errcheck // it is killed
+		cmd.Wait()
 	}()
 	t.Cleanup(func() {
 		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {

@@ -88,7 +88,7 @@ func (t *Trainer) copyState(ctx context.Context, stream kernels.Stream, into []c
 					}
 				}
 				if t.replicates() {
-					h.Write(rawBytes(dst)) //nolint:errcheck // it gives none
+					h.Write(rawBytes(dst))
 				}
 			}
 			own = append(own, h.Sum64())

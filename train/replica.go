@@ -110,7 +110,7 @@ func (t *Trainer) digests(ctx context.Context, stream kernels.Stream, of func(*u
 				if err := download(ctx, stream, part, b.Slice(lo-s.base, hi-s.base)); err != nil {
 					return nil, fmt.Errorf("digest %s: %w", t.units[i].Name, err)
 				}
-				h.Write(part) //nolint:errcheck // it gives none
+				h.Write(part)
 			}
 			all = append(all, h.Sum64())
 		}
