@@ -83,32 +83,35 @@ func (b *Blob) upload(ctx context.Context, key string, write func(io.Writer) err
 	}
 	ctx, abandon := context.WithCancel(ctx)
 	defer abandon()
-	w, err := b.bucket.NewWriter(ctx, key, &blob.WriterOptions{BufferSize: b.uploadBytes, MaxConcurrency: uploadParts,
-		ContentType: "application/octet-stream", IfNotExist: true})
-	if err != nil {
-		return err
-	}
-	watched := &watchedWriter{w: w, alive: alive}
-	if err := write(contextWriter{ctx, watched}); err != nil {
-		abandon() // before Close, which would complete the object
-		e := w.Close()
-		switch {
-		case context.Cause(ctx) == errStalled: //nolint:errorlint // the cause itself
-			return err
-		case watched.err == nil:
-			return backoff.Permanent(err) // the caller's own
-		case e != nil && gcerrors.Code(e) != gcerrors.Canceled:
-			return e // says more than the write's
+	// The driver reads: those that are written to differ in what they do when an upload fails, and Azure's panics.
+	r, pipe := io.Pipe()
+	watched := &watchedWriter{w: pipe, alive: alive}
+	written := make(chan error, 1)
+	go func() {
+		err := write(contextWriter{ctx, watched})
+		if err != nil {
+			abandon() // before the driver sees the end, which would complete the object
 		}
-		return err
-	}
-	alive()
-	err = w.Close()
-	if gcerrors.Code(err) == gcerrors.FailedPrecondition {
+		pipe.CloseWithError(err) // of nil: the end
+		written <- err
+	}()
+	err := b.bucket.Upload(ctx, key, r, &blob.WriterOptions{BufferSize: b.uploadBytes, MaxConcurrency: uploadParts,
+		ContentType: "application/octet-stream", IfNotExist: true})
+	r.CloseWithError(errUploadOver)
+	own := <-written
+	switch {
+	case gcerrors.Code(err) == gcerrors.FailedPrecondition:
 		return nil // another writer was first
+	case context.Cause(ctx) == errStalled: //nolint:errorlint // the cause itself
+		return err
+	case own != nil && watched.err == nil:
+		return backoff.Permanent(own) // the caller's
 	}
 	return err
 }
+
+// errUploadOver ends a write whose upload has ended before it.
+var errUploadOver = errors.New("the upload has ended")
 
 // watchedWriter says when bytes were taken, and remembers whose an error is.
 type watchedWriter struct {

@@ -162,12 +162,13 @@ func TestDamageIsNamedAndThePreviousCheckpointUsed(t *testing.T) {
 		"cut off":  func(p string) error { return os.Truncate(p, 100) },
 		"removed":  os.Remove,
 		"manifest": func(p string) error { return nil },
+		"a digit":  func(p string) error { return nil },
 	} {
 		dir := t.TempDir()
 		s := Dir(dir)
 		save(t, s, 4, 2)
 		m := save(t, s, 8, 2)
-		if name == "manifest" {
+		if name == "manifest" || name == "a digit" {
 			list, err := List(ctx, s)
 			if err != nil {
 				t.Fatal(err)
@@ -177,7 +178,13 @@ func TestDamageIsNamedAndThePreviousCheckpointUsed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(path, b[:len(b)/2], 0o644); err != nil {
+			if name == "manifest" {
+				b = b[:len(b)/2]
+			} else { // one bit, and it is a manifest still
+				at := bytes.Index(b, []byte(`"sample": 17`))
+				b[at+len(`"sample": 1`)] ^= 1
+			}
+			if err := os.WriteFile(path, b, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		} else if err := damage(filepath.Join(dir, m.Parts[0].Key)); err != nil {
@@ -366,7 +373,7 @@ func TestManifestRefuses(t *testing.T) {
 		want  error
 	}{
 		"a newer version":   {func(m *Manifest) { m.Version = Version + 1 }, ErrVersion},
-		"an older version":  {func(m *Manifest) { m.Version = 1 }, ErrVersion},
+		"an older version":  {func(m *Manifest) { m.Version = Version - 1 }, ErrVersion},
 		"a head too long":   {func(m *Manifest) { m.Parts[0].HeadBytes = m.Parts[0].Bytes + 1 }, ErrCorrupt},
 		"a key outside":     {func(m *Manifest) { m.Parts[0].Key = "../x" }, ErrCorrupt},
 		"a missing part":    {func(m *Manifest) { m.Parts = m.Parts[:1] }, ErrCorrupt},
@@ -397,9 +404,9 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
-	f.Add([]byte(`{"version":2,"units":[{"tensors":[{"shape":[1099511627776,1099511627776]}]}]}`))
-	f.Add([]byte(`{"version":2,"step":1,"generation":1,"world":1,"parts":[{"rank":0,"key":"../k","bytes":9,"head_bytes":10,"sha256":"0"}]}`))
-	f.Add([]byte(`{"version":1}`))
+	f.Add([]byte(`{"version":3,"units":[{"tensors":[{"shape":[1099511627776,1099511627776]}]}]}`))
+	f.Add([]byte(`{"version":3,"step":1,"generation":1,"world":1,"parts":[{"rank":0,"key":"../k","bytes":9,"head_bytes":10,"sha256":"0"}]}`))
+	f.Add([]byte(`{"version":2}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Decode(b)
 		if err != nil {

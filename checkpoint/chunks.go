@@ -3,17 +3,17 @@ package checkpoint
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
-	"math"
+	"slices"
 	"strings"
+
+	"github.com/zeebo/xxh3"
 
 	"github.com/zerofleet/zerofleet/safetensors"
 )
 
-// Every field of every unit is cut into chunks of chunkBytes, the last one shorter; a chunk's checksum is the first
-// sumBytes of its SHA-256. A range's ends cost a chunk between them on average, and a chunk's checksum is read by
+// Every field of every unit is cut into chunks of chunkBytes, the last one shorter; a chunk's checksum is its xxh3 of
+// sumBytes: it finds what breaks, at the speed of memory, and is no seal against who forges. A range's ends cost a chunk between them on average, and a chunk's checksum is read by
 // everyone who needs anything of its part: 32 KiB keeps both below 5 % down to ranges of 1 MiB, and a head at 0.05 % of
 // its part.
 const (
@@ -32,25 +32,20 @@ const maxHeadBytes = 256 << 20
 func chunksOf(elems int) int { return (elems + chunkElems - 1) / chunkElems }
 
 func chunkSum(b []byte) []byte {
-	h := sha256.Sum256(b)
-	return h[:sumBytes]
+	h := xxh3.Hash128(b).Bytes()
+	return h[:]
 }
 
 // sumChunks is the checksums of ranges, in the order of the file.
 func sumChunks(ctx context.Context, ranges []Range) ([]byte, error) {
 	var sums []byte
-	buf := make([]byte, chunkBytes)
 	for _, r := range ranges {
 		for _, values := range r.Fields {
-			for at := 0; at < len(values); at += chunkElems {
-				if err := ctx.Err(); err != nil {
-					return nil, err
-				}
-				chunk := values[at:min(at+chunkElems, len(values))]
-				for i, x := range chunk {
-					binary.LittleEndian.PutUint32(buf[4*i:], math.Float32bits(x))
-				}
-				sums = append(sums, chunkSum(buf[:4*len(chunk)])...)
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			for chunk := range slices.Chunk(rawBytes(values), chunkBytes) {
+				sums = append(sums, chunkSum(chunk)...)
 			}
 		}
 	}

@@ -114,6 +114,10 @@ func readManifest(ctx context.Context, s Store, key string) (*Manifest, error) {
 	if err := o.ReadAt(ctx, b, 0); err != nil {
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
+	// The key has the digest, so that a flipped bit that is still JSON is found too.
+	if want := digest(b)[:16]; !strings.HasSuffix(key, "-"+want+".json") {
+		return nil, fmt.Errorf("%s: its checksum begins with %s, want the one in its name: %w", key, want, ErrCorrupt)
+	}
 	m, err := Decode(b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)

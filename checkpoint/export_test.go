@@ -19,7 +19,7 @@ func (b *Blob) Hasten(t *testing.T, stalled time.Duration) {
 	b.uploadBytes = uploadedParts
 	var client *s3.Client
 	if !b.bucket.As(&client) {
-		t.Fatal("no S3 bucket")
+		return // another cloud's: its driver's own tries stay
 	}
 	once := s3.New(client.Options(), func(o *s3.Options) { o.Retryer = aws.NopRetryer{} })
 	bucket, err := s3blob.OpenBucket(context.Background(), once, b.name, nil)

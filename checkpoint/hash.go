@@ -39,16 +39,12 @@ func Hash(ctx context.Context, r *Reader) (string, error) {
 
 func hashRange(ctx context.Context, h hash.Hash, r *Reader, unit string, f Field, lo, hi int) error {
 	values := make([]float32, min(hashChunkElems, hi-lo))
-	bytes := make([]byte, 4*len(values))
 	for at := lo; at < hi; at += len(values) {
 		n := min(len(values), hi-at)
 		if err := r.Read(ctx, unit, f, at, at+n, values[:n]); err != nil {
 			return err
 		}
-		for i, x := range values[:n] {
-			binary.LittleEndian.PutUint32(bytes[4*i:], math.Float32bits(x))
-		}
-		h.Write(bytes[:4*n])
+		h.Write(rawBytes(values[:n]))
 	}
 	return nil
 }

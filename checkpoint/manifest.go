@@ -16,8 +16,8 @@
 //	length       8, of the header's text                  \
 //	header       safetensors: names, shapes, offsets       > head: the manifest's head_bytes and sha256
 //	checksums    16 a chunk, U8 [chunks, 16]              /
-//	fields       f32, little-endian, in the order of      the chunk's checksum: the first 16 bytes of the SHA-256 of
-//	             the manifest's units                     32 KiB, or of what is left at a field's end
+//	fields       f32, little-endian, in the order of      the chunk's checksum: the 128-bit xxh3, big-endian, of 32 KiB,
+//	             the manifest's units                     or of what is left at a field's end
 //
 // A manifest written without a coordinator is named gen-2-uncommitted-<digest>.json until one adopts it.
 //
@@ -47,7 +47,7 @@ var (
 )
 
 // Version is the format that this package writes and reads.
-const Version = 2
+const Version = 3
 
 // maxManifestBytes bounds what a manifest may be: 64 MiB is a model of some hundred thousand tensors.
 const maxManifestBytes = 64 << 20

@@ -3,12 +3,10 @@ package checkpoint
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"sync"
 	"sync/atomic"
 
@@ -195,9 +193,8 @@ func (p *part) read(ctx context.Context, s stretch, lo int, dst []float32) error
 	hi := lo + len(dst)
 	take := func(c int, b []byte) {
 		from, to := s.span(c)
-		for e := max(lo, from); e < min(hi, to); e++ {
-			dst[e-lo] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*(e-from):]))
-		}
+		first, end := max(lo, from), min(hi, to)
+		copy(rawBytes(dst[first-lo:end-lo]), b[4*(first-from):])
 	}
 	first, end := (lo-s.lo)/chunkElems, chunksOf(hi-s.lo)
 	if b := p.kept(s, first); b != nil {

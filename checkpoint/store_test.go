@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +44,12 @@ func TestStores(t *testing.T) {
 			return s
 		})
 	})
+	for name, start := range map[string]func(*testing.T) *objectServer{"versitygw": startVersity, "fake-gcs-server": startGCS, "azurite": startAzurite} {
+		t.Run(name, func(t *testing.T) {
+			server := start(t)
+			checkpointtest.Run(t, func(t *testing.T) checkpoint.Store { return server.store(t) })
+		})
+	}
 }
 
 // s3Server is an S3 server in this process whose requests can be made to fail.
@@ -113,6 +121,11 @@ func isGet(r *http.Request) bool {
 	return r.Method == http.MethodGet && !r.URL.Query().Has("list-type")
 }
 
+// isObject excepts what is asked of the bucket itself.
+func isObject(r *http.Request) bool {
+	return r.Method == http.MethodHead && strings.Contains(r.URL.Path, "/step-")
+}
+
 func isUploadPart(r *http.Request) bool {
 	return r.Method == http.MethodPut && r.URL.Query().Has("partNumber")
 }
@@ -125,6 +138,42 @@ func status(code int) func(*s3Server, http.ResponseWriter, *http.Request) {
 	return func(_ *s3Server, w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		w.WriteHeader(code)
+	}
+}
+
+// slowDown is how S3 says that it is asked too often.
+func slowDown(_ *s3Server, w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body)
+	w.Header().Set("Content-Type", "application/xml")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	io.WriteString(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>`)
+}
+
+// reset resets the connection when half of the request's body is there, as a machine that fails does.
+func reset(_ *s3Server, w http.ResponseWriter, r *http.Request) {
+	io.CopyN(io.Discard, r.Body, r.ContentLength/2)
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	conn.(*net.TCPConn).SetLinger(0)
+	conn.Close()
+}
+
+// trickle answers a little at a time: slower than a stall in all, and never silent for as long as one.
+func trickle(s *s3Server, w http.ResponseWriter, r *http.Request) {
+	answer := httptest.NewRecorder()
+	s.s3.ServeHTTP(answer, r)
+	for k, v := range answer.Header() {
+		w.Header()[k] = v
+	}
+	w.WriteHeader(answer.Code)
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for piece := range slices.Chunk(answer.Body.Bytes(), 2000) {
+		<-tick.C
+		w.Write(piece)
+		w.(http.Flusher).Flush()
 	}
 }
 
@@ -189,6 +238,16 @@ func openS3(t *testing.T, prefix string) (*checkpoint.Blob, *s3Server) {
 const large = checkpoint.MultipartBytes // an upload of two parts
 
 func TestOneFaultIsRetried(t *testing.T) {
+	oneFault(t, func(t *testing.T) (*checkpoint.Blob, *s3Server) { return openS3(t, "p") })
+}
+
+// Each fault stands between a store and a real server.
+func TestOneFaultBeforeARealServer(t *testing.T) {
+	server := startVersity(t)
+	oneFault(t, server.faulty)
+}
+
+func oneFault(t *testing.T, open func(t *testing.T) (*checkpoint.Blob, *s3Server)) {
 	for name, c := range map[string]struct {
 		f     fault
 		bytes int
@@ -204,14 +263,19 @@ func TestOneFaultIsRetried(t *testing.T) {
 		"get answers 500":               {fault{match: isGet, do: status(500)}, 100_000},
 		"get's answer is cut":           {fault{match: isGet, do: cutAnswer}, 100_000},
 		"get stalls":                    {fault{match: isGet, do: stall}, 100_000},
-		"head answers 500":              {fault{match: method(http.MethodHead), do: status(500)}, 100_000},
+		"get trickles":                  {fault{match: isGet, do: trickle}, 100_000},
+		"put is told to slow down":      {fault{match: method(http.MethodPut), do: slowDown}, 100_000},
+		"put is reset":                  {fault{match: method(http.MethodPut), do: reset}, 100_000},
+		"a part is reset":               {fault{match: isUploadPart, skip: 1, do: reset}, large},
+		"a part is told to slow down":   {fault{match: isUploadPart, do: slowDown}, large},
+		"head answers 500":              {fault{match: isObject, do: status(500)}, 100_000},
 		"list answers 500":              {fault{match: isList, do: status(500)}, 100_000},
 		"list's answer is cut":          {fault{match: isList, do: cutAnswer}, 100_000},
 		"delete answers 500":            {fault{match: method(http.MethodDelete), do: status(500)}, 100_000},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, server := openS3(t, "p")
-			if strings.Contains(name, "stalls") {
+			s, server := open(t)
+			if strings.Contains(name, "stalls") || strings.Contains(name, "trickles") {
 				s.Hasten(t, 500*time.Millisecond)
 			}
 			c.f.times = 1
@@ -321,10 +385,17 @@ func TestABrokenReadGoesOn(t *testing.T) {
 }
 
 func TestACheckpointSurvivesABadNetwork(t *testing.T) {
-	s, server := openS3(t, "p")
+	t.Run("gofakes3", func(t *testing.T) {
+		badNetwork(t, func(t *testing.T) (*checkpoint.Blob, *s3Server) { return openS3(t, "p") })
+	})
+	t.Run("versitygw", func(t *testing.T) { badNetwork(t, startVersity(t).faulty) })
+}
+
+func badNetwork(t *testing.T, open func(t *testing.T) (*checkpoint.Blob, *s3Server)) {
+	s, server := open(t)
 	var faults []fault
-	for _, match := range []func(*http.Request) bool{method(http.MethodPut), method(http.MethodHead), isGet, isList} {
-		for i, do := range []func(*s3Server, http.ResponseWriter, *http.Request){status(500), cutAnswer, status(503)} {
+	for _, match := range []func(*http.Request) bool{method(http.MethodPut), isObject, isGet, isList} {
+		for i, do := range []func(*s3Server, http.ResponseWriter, *http.Request){status(500), cutAnswer, slowDown, reset} {
 			faults = append(faults, fault{match: match, skip: 2 * i, times: 1, do: do})
 		}
 	}

@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 
 	"github.com/zerofleet/zerofleet/safetensors"
 )
+
+// WriteBytes is how much of a part is given to a store at once.
+const WriteBytes = 1 << 20
 
 // WritePart writes what rank of m.World owns, one Range for every unit of m in its order, and returns the part's entry
 // for the manifest. The ranges are read twice, and again whenever the store tries again: for the checksums, which stand
@@ -89,8 +93,10 @@ func encodePart(w io.Writer, m *Manifest, rank int, ranges []Range, sums []byte)
 	}
 	for _, r := range ranges {
 		for f, values := range r.Fields {
-			if err := sw.WriteF32(tensorName(r.Unit, Field(f)), values); err != nil {
-				return err
+			for piece := range slices.Chunk(rawBytes(values), WriteBytes) {
+				if err := sw.WriteBytes(tensorName(r.Unit, Field(f)), piece); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -62,9 +62,10 @@ func (b *board) get(id string) store.State {
 // status is what a person sees of v.
 func (s *server) status(v store.View) *Status {
 	step, evaluation := s.record.progress()
+	lost, failing := s.record.lost(v.Run)
 	out := &Status{
 		Job: v.Run.Job, RunDir: v.Run.Dir, State: stateOfRun(v), Generation: v.Generation.Number,
-		Losses: s.record.lost(v.Run), CheckpointStep: checkpointStep(v), Newest: step, Evaluation: evaluation, CoordinatorPid: int64(os.Getpid()),
+		Losses: lost, CheckpointFailing: failing, CheckpointStep: checkpointStep(v), Newest: step, Evaluation: evaluation, CoordinatorPid: int64(os.Getpid()),
 	}
 	switch why := s.board.suspended(); {
 	case v.Outcome != nil:
@@ -146,8 +147,8 @@ func stateOfRun(v store.View) string {
 // checkpointStep is the step that the run could be resumed from now; 0: none.
 func checkpointStep(v store.View) uint64 {
 	switch {
-	case v.Manifest.Step > 0:
-		return v.Manifest.Step
+	case v.Manifest.Stored > 0:
+		return v.Manifest.Stored
 	case v.Run.Restore != nil && !v.Run.Restore.WeightsOnly:
 		return v.Run.Restore.Step
 	}

@@ -44,7 +44,7 @@ func (r *run) kept(ctx context.Context, v store.View) uint64 {
 	if v.Manifest.Step == 0 {
 		return checkpointStep(v)
 	}
-	_, err := checkpoint.PutManifest(ctx, r.checkpoints, v.Manifest.Bytes)
+	_, _, err := keepManifest(ctx, r.leader.Store, r.checkpoints)
 	if err == nil {
 		return v.Manifest.Step
 	}

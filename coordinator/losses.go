@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"fmt"
 	"strconv"
 	"time"
 
@@ -17,6 +18,10 @@ type losses struct {
 	generation, over, settled uint64        // the newest that are told of
 	since                     time.Time     // the loss that is being recovered from was seen; zero: none is
 	removed                   map[life]bool // counted, and perhaps seen to end later
+	checkpointed              uint64        // step of the newest checkpoint
+	checkpointFailures        uint32
+	failing                   string // why a newer one than that is not there yet
+	damagedReplicas           uint32
 }
 
 func (l *losses) see(e eventJSON) {
@@ -35,6 +40,15 @@ func (l *losses) see(e eventJSON) {
 		l.lose(e.Time)
 	case "worker_drained":
 		l.drained++
+	case "checkpoint":
+		l.checkpointed, l.failing = e.count("step"), ""
+	case "checkpoint_failed":
+		l.checkpointFailures++
+		if step := e.count("step"); step > l.checkpointed {
+			l.failing = fmt.Sprintf("of step %d: %s", step, e.Why)
+		}
+	case "replica_differs":
+		l.damagedReplicas++
 	case "generation":
 		if l.generations++; e.Fields["previous"] != "" {
 			l.lose(e.Time)
@@ -72,5 +86,5 @@ func (e eventJSON) count(field string) uint64 {
 
 func (l losses) proto() *zerofleetv1.Losses {
 	return &zerofleetv1.Losses{Workers: l.workers, Generations: l.generations, Seconds: l.seconds, MovedBytes: l.movedBytes, RestoredBytes: l.restoredBytes,
-		Drained: l.drained, StepsRedone: l.redone}
+		Drained: l.drained, StepsRedone: l.redone, CheckpointFailures: l.checkpointFailures, DamagedReplicas: l.damagedReplicas}
 }

@@ -287,13 +287,14 @@ func (r *record) write(e eventJSON) error {
 	return nil
 }
 
-// lost sums up what happened to a run's workers, and where its time went.
-func (r *record) lost(run store.Run) *zerofleetv1.Losses {
+// lost sums up what happened to a run's workers, and where its time went. failing says why its newest checkpoint is not
+// there yet; "" when it is.
+func (r *record) lost(run store.Run) (l *zerofleetv1.Losses, failing string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := r.losses.proto()
+	l = r.losses.proto()
 	r.account.fill(l, run)
-	return l
+	return l, r.losses.failing
 }
 
 // told are the newest generation that events tell of, and the newest that they call over and settled.

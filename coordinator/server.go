@@ -388,12 +388,29 @@ func (s *server) CommitManifest(ctx context.Context, r *zerofleetv1.CommitManife
 		s.record.event("checkpoint_refused", fmt.Sprintf("checkpoint of step %d refused", r.GetStep()), why, map[string]string{"worker": w.ID})
 		return &zerofleetv1.CommitManifestResponse{Why: why}, nil
 	}
-	if _, err := checkpoint.PutManifest(ctx, s.checkpoints, r.GetManifest()); err != nil {
-		return nil, err
+	kept, news, err := keepManifest(ctx, s.store, s.checkpoints)
+	if err != nil { // not of etcd's troubles, which pass by themselves
+		return nil, status.Error(codes.Internal, err.Error())
 	}
-	s.record.event("checkpoint", fmt.Sprintf("checkpoint of step %d committed", r.GetStep()), "",
-		map[string]string{"step": fmt.Sprint(r.GetStep()), "generation": fmt.Sprint(r.GetGeneration()), "worker": w.ID})
+	if news {
+		s.record.event("checkpoint", fmt.Sprintf("checkpoint of step %d committed", kept.Step), "",
+			map[string]string{"step": fmt.Sprint(kept.Step), "generation": fmt.Sprint(kept.Generation), "worker": w.ID})
+	}
 	return &zerofleetv1.CommitManifestResponse{Committed: true}, nil
+}
+
+// keepManifest writes the newest committed manifest into the checkpoint store, so that the store alone is enough. news says
+// that it was not known to be there.
+func keepManifest(ctx context.Context, s *store.Store, to checkpoint.Store) (m store.Manifest, news bool, err error) {
+	m, at, err := s.Manifest(ctx)
+	if err != nil || at == 0 || m.Stored == m.Step {
+		return m, false, err
+	}
+	if _, err := checkpoint.PutManifest(ctx, to, m.Bytes); err != nil {
+		return m, false, err
+	}
+	news, err = s.ManifestStored(ctx, m.Step)
+	return m, news, err
 }
 
 func (s *server) Finished(ctx context.Context, r *zerofleetv1.FinishedRequest) (*zerofleetv1.FinishedResponse, error) {

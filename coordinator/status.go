@@ -172,20 +172,22 @@ func (nothing) Event(Event)                           {}
 func (nothing) Close() error                          { return nil }
 
 type statusJSON struct {
-	Job            string             `json:"job"`
-	RunDir         string             `json:"run_dir"`
-	State          string             `json:"state"`
-	Message        string             `json:"message,omitempty"`
-	Generation     uint64             `json:"generation"`
-	Step           uint64             `json:"step"`
-	TotalSteps     uint64             `json:"total_steps"`
-	Loss           *number            `json:"loss"`
-	CheckpointStep uint64             `json:"checkpoint_step"`
-	CoordinatorPID int64              `json:"coordinator_pid,omitempty"`
-	Newest         *stepJSON          `json:"newest,omitempty"`
-	Evaluation     *evaluationJSON    `json:"evaluation,omitempty"`
-	Losses         lossesJSON         `json:"losses"`
-	Workers        []workerStatusJSON `json:"workers"`
+	Job            string  `json:"job"`
+	RunDir         string  `json:"run_dir"`
+	State          string  `json:"state"`
+	Message        string  `json:"message,omitempty"`
+	Generation     uint64  `json:"generation"`
+	Step           uint64  `json:"step"`
+	TotalSteps     uint64  `json:"total_steps"`
+	Loss           *number `json:"loss"`
+	CheckpointStep uint64  `json:"checkpoint_step"`
+	// CheckpointFailing is why the newest one that was tried is not there yet.
+	CheckpointFailing string             `json:"checkpoint_failing,omitempty"`
+	CoordinatorPID    int64              `json:"coordinator_pid,omitempty"`
+	Newest            *stepJSON          `json:"newest,omitempty"`
+	Evaluation        *evaluationJSON    `json:"evaluation,omitempty"`
+	Losses            lossesJSON         `json:"losses"`
+	Workers           []workerStatusJSON `json:"workers"`
 }
 
 type lossesJSON struct {
@@ -201,6 +203,9 @@ type lossesJSON struct {
 	WorkerHours   float64 `json:"worker_hours"`
 	Spent         float64 `json:"spent,omitempty"`
 	Saved         float64 `json:"saved,omitempty"`
+	// Checkpoints that failed at first, or for good; replicas that were not like their shard.
+	CheckpointFailures uint32 `json:"checkpoint_failures"`
+	DamagedReplicas    uint32 `json:"damaged_replicas"`
 }
 
 type workerStatusJSON struct {
@@ -230,12 +235,13 @@ func PhaseName(p membership.Phase) string {
 func WriteStatusJSON(w io.Writer, s *Status) error {
 	out := statusJSON{
 		Job: s.GetJob(), RunDir: s.GetRunDir(), State: s.GetState(), Message: s.GetMessage(), Generation: s.GetGeneration(),
-		CheckpointStep: s.GetCheckpointStep(), CoordinatorPID: s.GetCoordinatorPid(), Workers: []workerStatusJSON{},
+		CheckpointStep: s.GetCheckpointStep(), CheckpointFailing: s.GetCheckpointFailing(), CoordinatorPID: s.GetCoordinatorPid(), Workers: []workerStatusJSON{},
 	}
 	lost := s.GetLosses()
 	out.Losses = lossesJSON{Workers: lost.GetWorkers(), Generations: lost.GetGenerations(), Seconds: lost.GetSeconds(), MovedBytes: lost.GetMovedBytes(),
 		RestoredBytes: lost.GetRestoredBytes(), Drained: lost.GetDrained(), StepsRedone: lost.GetStepsRedone(), Goodput: lost.GetGoodput(),
-		LostSeconds: lost.GetLostSeconds(), WorkerHours: lost.GetWorkerHours(), Spent: lost.GetSpent(), Saved: lost.GetSaved()}
+		LostSeconds: lost.GetLostSeconds(), WorkerHours: lost.GetWorkerHours(), Spent: lost.GetSpent(), Saved: lost.GetSaved(),
+		CheckpointFailures: lost.GetCheckpointFailures(), DamagedReplicas: lost.GetDamagedReplicas()}
 	if l := s.GetNewest(); l != nil {
 		line := stepLine(l)
 		out.Newest, out.Step, out.TotalSteps, out.Loss = &line, line.Step, line.TotalSteps, &line.Loss
@@ -275,6 +281,12 @@ func WriteStatus(w io.Writer, s *Status) error {
 	}
 	if s.GetCheckpointStep() > 0 {
 		fmt.Fprintf(t, "checkpoint\tof step %d\n", s.GetCheckpointStep())
+	}
+	if why := s.GetCheckpointFailing(); why != "" {
+		fmt.Fprintf(t, "checkpoint fails\t%s\n", why)
+	}
+	if n := s.GetLosses().GetDamagedReplicas(); n > 0 {
+		fmt.Fprintf(t, "damaged memory\t%d replicas were not like their shard; the job went back to a checkpoint\n", n)
 	}
 	fmt.Fprintf(t, "generation\t%d\n", s.GetGeneration())
 	l := s.GetLosses()

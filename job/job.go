@@ -156,6 +156,8 @@ type Checkpoint struct {
 	EverySteps int    `yaml:"every_steps" default:"200" range:"[0,1000000000]" doc:"0: only at the end"`
 	Keep       int    `yaml:"keep" default:"3" range:"[1,1000000]" doc:"how many of the newest stay"`
 	OnExit     bool   `yaml:"on_exit" default:"true" doc:"checkpoint when interrupted or orphaned"`
+	// RetrySeconds bounds what a run waits for at its end; before that, nobody waits.
+	RetrySeconds float64 `yaml:"retry_seconds" default:"300" range:"[0,1e9]" doc:"how long a run's last checkpoint is tried again while the store fails; then the run fails, and the one before is kept"`
 }
 
 // Eval is the evaluation.

@@ -42,7 +42,7 @@ func TestDefaults(t *testing.T) {
 		Collective: Collective{Transport: "auto", ReceiveBudgetBytes: 256 << 20, Checksum: true, DeadlineSeconds: 60},
 		Workers:    Workers{Min: 1, Max: 2, Device: "auto", Threads: 1, Spot: Spot{Provider: "none", GraceSeconds: 30}, OrphanSeconds: 60},
 		Recovery:   Recovery{Replicas: 1, ReplicaTier: "host", BelowMin: "wait"},
-		Checkpoint: Checkpoint{Store: "runs/job/checkpoints", EverySteps: 200, Keep: 3, OnExit: true},
+		Checkpoint: Checkpoint{Store: "runs/job/checkpoints", EverySteps: 200, Keep: 3, OnExit: true, RetrySeconds: 300},
 		Eval:       Eval{EverySteps: 100},
 		Log:        Log{EverySteps: 1, TensorBoard: true},
 		Output:     Output{Dir: "runs/job", Formats: []string{"safetensors"}},

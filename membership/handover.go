@@ -33,6 +33,8 @@ type Held struct {
 	Step, OptimizerStep int64
 	Records             [][]byte // what Step was computed from; nil before the generation's first step
 	Cursor              Cursor
+	// Distrusted says that the state was found to be damaged, at this rank or another one: no generation is built from it.
+	Distrusted bool
 }
 
 // Promise is a worker's word that it has closed everything of a generation and never advances in it again.
@@ -89,11 +91,11 @@ func handoverFromProto(p *zerofleetv1.Handover) *Handover {
 // Proto is h on the wire.
 func (h Held) Proto() *zerofleetv1.HeldState {
 	return &zerofleetv1.HeldState{Generation: h.Generation, Rank: uint32(h.Rank), Step: uint64(h.Step), OptimizerStep: uint64(h.OptimizerStep),
-		Records: h.Records, Epoch: h.Cursor.Epoch, Sample: h.Cursor.Sample}
+		Records: h.Records, Epoch: h.Cursor.Epoch, Sample: h.Cursor.Sample, Distrusted: h.Distrusted}
 }
 
 // HeldFromProto is the reverse of Held.Proto.
 func HeldFromProto(p *zerofleetv1.HeldState) Held {
 	return Held{Generation: p.GetGeneration(), Rank: int(p.GetRank()), Step: int64(p.GetStep()), OptimizerStep: int64(p.GetOptimizerStep()),
-		Records: p.GetRecords(), Cursor: Cursor{Epoch: p.GetEpoch(), Sample: p.GetSample()}}
+		Records: p.GetRecords(), Cursor: Cursor{Epoch: p.GetEpoch(), Sample: p.GetSample()}, Distrusted: p.GetDistrusted()}
 }

@@ -44,7 +44,7 @@ type copies struct {
 	v     View
 	rank  map[string]int // in the settled generation, of who reports state of it
 	count []int          // of each shard, or at stage 0 of everything
-	lost  bool           // some shard has none: it makes no difference who stays
+	lost  bool           // some shard has none, or is not to be trusted: it makes no difference who stays
 }
 
 func newCopies(v View, have []Candidate) *copies {
@@ -63,11 +63,12 @@ func newCopies(v View, have []Candidate) *copies {
 			continue
 		}
 		c.rank[x.ID] = held.Rank
+		c.lost = c.lost || held.Distrusted
 		for _, s := range c.of(x) {
 			c.count[s]++
 		}
 	}
-	c.lost = slices.Contains(c.count, 0)
+	c.lost = c.lost || slices.Contains(c.count, 0)
 	return c
 }
 

@@ -341,7 +341,11 @@ func handover(v View, have []Candidate, next []Member) (h *Handover, lost string
 		return held, ok && p.Incarnation == incarnation
 	}
 	for _, c := range have {
-		if held, ok := of(c.ID, c.Incarnation); ok && held.Step > h.Step {
+		held, ok := of(c.ID, c.Incarnation)
+		if ok && held.Distrusted {
+			return nil, fmt.Sprintf("the state of generation %d is not to be trusted", v.Mark.Settled)
+		}
+		if ok && held.Step > h.Step {
 			h.Step, h.OptimizerStep, h.Records, h.Cursor = held.Step, held.OptimizerStep, held.Records, held.Cursor
 		}
 	}

@@ -359,3 +359,23 @@ func TestAJobWithoutReplicasShrinks(t *testing.T) {
 		t.Fatalf("got %+v, want two workers and the checkpoint", g)
 	}
 }
+
+// Rank 0 has found that a replica differs from its shard; rank 1 has not heard of that when its part ends, and holds a
+// whole state that the damage may be in.
+func TestNothingIsBuiltFromADistrustedState(t *testing.T) {
+	for distrusts := range 2 {
+		v := shrinking(1, 1)
+		v.Restore = &Restore{Step: 1}
+		if g := Next(v, time.Time{}).Next; g == nil || g.Handover == nil {
+			t.Fatalf("got %+v, want the state that both hold", g)
+		}
+		p := v.Promises[fmt.Sprint(distrusts)]
+		p.Held = slices.Clone(p.Held)
+		p.Held[0].Distrusted = true
+		v.Promises[fmt.Sprint(distrusts)] = p
+		g := Next(v, time.Time{}).Next
+		if g == nil || g.Handover != nil || g.Restore == nil || len(g.Members) != 2 || !strings.Contains(g.Why, "not to be trusted: back to the checkpoint of step 1") {
+			t.Errorf("rank %d distrusts the state: got %+v", distrusts, g)
+		}
+	}
+}

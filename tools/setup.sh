@@ -76,6 +76,13 @@ tool() {
 	fi
 }
 
+# The servers that tests of the checkpoint store run: here, and not within a test's time. A test says what is missing.
+if [ "$verb" = test ]; then
+	for server in versitygw fake-gcs-server azurite; do
+		tools/fetch/server.sh "$server" >/dev/null || [ $? = 69 ]
+	done
+fi
+
 if [ "$verb" = lint ]; then
 	tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	tool buf github.com/bufbuild/buf/cmd/buf

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/collective"
@@ -74,6 +75,7 @@ type history struct {
 	store     checkpoint.Store // what it writes to; nil makes one
 	resume    *checkpoint.Manifest
 	every     int64
+	retry     time.Duration
 	// manual replaces Run.
 	manual func(context.Context, *train.Trainer, *data.Dataset) error
 }
@@ -237,7 +239,7 @@ func (h history) rank(ctx context.Context, files string, g collective.Group, res
 	}
 	rank0 := g.Rank() == 0
 	out, err := t.Run(ctx, train.Run{
-		Data: ds, Eval: eval, EvalEvery: h.evalEvery, Store: h.store, CheckpointEvery: h.every, CheckpointOnStop: true, StopAt: h.stopAt,
+		Data: ds, Eval: eval, EvalEvery: h.evalEvery, Store: h.store, CheckpointEvery: h.every, CheckpointRetry: h.retry, CheckpointOnStop: true, StopAt: h.stopAt,
 		Manifest:    checkpoint.Manifest{Job: "test", Fingerprint: "none", Model: []byte("{}")},
 		Instruction: func() train.Instruction { return train.Instruction{} },
 		StopReason:  func() train.StopReason { return 0 },
@@ -245,6 +247,7 @@ func (h history) rank(ctx context.Context, files string, g collective.Group, res
 			_, err := checkpoint.PutManifest(ctx, h.store, b)
 			return err
 		},
+		Troubled: func(int64, error, bool) {},
 		Committed: func(r train.StepReport) {
 			if rank0 {
 				res.reports = append(res.reports, r)

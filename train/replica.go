@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/kernels"
 	"github.com/zerofleet/zerofleet/shard"
@@ -79,48 +81,90 @@ func waitAll(ctx context.Context, all []*collective.Pending) error {
 	return nil
 }
 
-// CheckReplicas compares every shard with its replica: a digest of master, m and v of all units. It is collective.
-//
-// A replica that differs is a fault of memory or of the network that no checksum saw, or a bug.
+// ReplicaError says that a shard and its replica are not the same. Which of the two is right cannot be told from them: see
+// Run.
+type ReplicaError struct {
+	Step        int64  // of the state that was compared
+	Rank, Buddy int    // whose shard, and who keeps the replica
+	Unit        string // the first that differs
+	Field       checkpoint.Field
+	Own, Kept   uint64 // the digests
+}
+
+func (e *ReplicaError) Error() string {
+	return fmt.Sprintf("replica of rank %d differs in step %d: %s of %s has digest %016x there, and %016x in what rank %d keeps",
+		e.Rank, e.Step, e.Field, e.Unit, e.Own, e.Kept, e.Buddy)
+}
+
+// digests are the xxh3 of a shard's fields, in the order of units and fields.
+func (t *Trainer) digests(ctx context.Context, stream kernels.Stream, of func(*unit) shardOf) ([]uint64, error) {
+	all := make([]uint64, 0, len(t.units)*int(checkpoint.Fields))
+	chunk := make([]byte, 4*chunkElems)
+	for i := range t.units {
+		s := of(&t.units[i])
+		for _, b := range s.fields() {
+			h := xxh3.New()
+			for lo := s.lo; lo < s.hi; lo += chunkElems {
+				hi := min(lo+chunkElems, s.hi)
+				part := chunk[:4*(hi-lo)]
+				if err := download(ctx, stream, part, b.Slice(lo-s.base, hi-s.base)); err != nil {
+					return nil, fmt.Errorf("digest %s: %w", t.units[i].Name, err)
+				}
+				h.Write(part)
+			}
+			all = append(all, h.Sum64())
+		}
+	}
+	return all, nil
+}
+
+// compareReplicas holds every rank's digests of its shard against its buddy's of the replica.
+func (t *Trainer) compareReplicas(step int64, own, kept [][]uint64) error {
+	want := len(t.units) * int(checkpoint.Fields)
+	for rank := range own {
+		buddy := shard.Buddy(rank, t.world)
+		if len(own[rank]) != want || len(kept[buddy]) != want {
+			return fmt.Errorf("compare replicas of step %d: ranks %d and %d sent %d and %d digests, want %d", step, rank, buddy, len(own[rank]), len(kept[buddy]), want)
+		}
+		for i, d := range own[rank] {
+			if k := kept[buddy][i]; k != d {
+				return &ReplicaError{Step: step, Rank: rank, Buddy: buddy, Unit: t.units[i/int(checkpoint.Fields)].Name,
+					Field: checkpoint.Field(i % int(checkpoint.Fields)), Own: d, Kept: k}
+			}
+		}
+	}
+	return nil
+}
+
+// CheckReplicas compares every shard with its replica: master, m and v of every unit. It is collective, and a *ReplicaError
+// at every rank when two differ: a fault of memory or of the network that no checksum saw, or a bug.
 func (t *Trainer) CheckReplicas(ctx context.Context) error {
 	if !t.replicates() {
 		return nil
 	}
-	record := make([]byte, 0, 16)
-	for _, of := range []func(u *unit) shardOf{(*unit).shard, func(u *unit) shardOf { return u.replica }} {
-		h := xxh3.New()
-		chunk := make([]byte, 4*chunkElems)
-		for i := range t.units {
-			s := of(&t.units[i])
-			for _, b := range s.fields() {
-				for lo := s.lo; lo < s.hi; lo += chunkElems {
-					hi := min(lo+chunkElems, s.hi)
-					part := chunk[:4*(hi-lo)]
-					if err := t.stream.Download(part, b.Slice(lo-s.base, hi-s.base)); err != nil {
-						return err
-					}
-					if err := t.stream.Sync(ctx); err != nil {
-						return err
-					}
-					h.Write(part)
-				}
-			}
-		}
-		record = binary.LittleEndian.AppendUint64(record, h.Sum64())
+	own, err := t.digests(ctx, t.stream, (*unit).shard)
+	if err != nil {
+		return err
+	}
+	kept, err := t.digests(ctx, t.stream, func(u *unit) shardOf { return u.replica })
+	if err != nil {
+		return err
+	}
+	var record []byte
+	for _, d := range slices.Concat(own, kept) {
+		record = binary.LittleEndian.AppendUint64(record, d)
 	}
 	all, err := t.group.Exchange(ctx, record)
 	if err != nil {
 		return fmt.Errorf("compare replicas: %w", err)
 	}
-	for rank, r := range all {
-		buddy := shard.Buddy(rank, t.world)
-		if len(r) != 16 || len(all[buddy]) != 16 {
-			return fmt.Errorf("compare replicas: rank %d sent %d bytes, want 16", rank, len(r))
+	owns, kepts := make([][]uint64, t.world), make([][]uint64, t.world)
+	for rank, b := range all {
+		var list []uint64
+		for ; len(b) >= 8; b = b[8:] {
+			list = append(list, binary.LittleEndian.Uint64(b))
 		}
-		own, kept := binary.LittleEndian.Uint64(r), binary.LittleEndian.Uint64(all[buddy][8:])
-		if own != kept {
-			return fmt.Errorf("replica of rank %d differs: its state has digest %016x, what rank %d keeps %016x", rank, own, buddy, kept)
-		}
+		owns[rank], kepts[rank] = list[:len(list)/2], list[len(list)/2:]
 	}
-	return nil
+	return t.compareReplicas(t.step, owns, kepts)
 }

@@ -15,16 +15,20 @@ import (
 type Run struct {
 	Data *data.Dataset
 	// Eval is evaluated every EvalEvery steps and at the end; nil for none.
-	Eval                *data.Dataset
-	EvalEvery           int64 // 0: at the end only
-	Store               checkpoint.Store
-	CheckpointEvery     int64 // 0: at the end only
-	CheckpointOnStop    bool
-	StopAt              int64               // stop after this step, with a checkpoint; 0: at the job's end
-	Manifest            checkpoint.Manifest // what every checkpoint of the job says: job, model, fingerprint
-	Instruction         func() Instruction  // the newest one that this rank has seen
-	StopReason          func() StopReason   // whether this rank wants to stop
-	Commit              CommitManifest
+	Eval             *data.Dataset
+	EvalEvery        int64 // 0: at the end only
+	Store            checkpoint.Store
+	CheckpointEvery  int64 // 0: at the end only
+	CheckpointOnStop bool
+	CheckpointRetry  time.Duration       // how long the last checkpoint is tried again while the store fails
+	Retake           bool                // an earlier generation has left a checkpoint unfinished: one is due after the first step
+	StopAt           int64               // stop after this step, with a checkpoint; 0: at the job's end
+	Manifest         checkpoint.Manifest // what every checkpoint of the job says: job, model, fingerprint
+	Instruction      func() Instruction  // the newest one that this rank has seen
+	StopReason       func() StopReason   // whether this rank wants to stop
+	Commit           CommitManifest
+	// Troubled hears that a checkpoint has failed and is tried again; first: of this rank's tries. Other goroutines call it.
+	Troubled            func(step int64, err error, first bool)
 	Computed            func(step int64, leaf int) // this rank has computed a leaf of an open step; nil: nobody asks
 	Committed           func(StepReport)
 	Evaluated           func(step int64, e Evaluation)
@@ -39,6 +43,7 @@ type StepReport struct {
 	Metrics
 	Tokens  int           // of the global batch, counting in the loss or not
 	Elapsed time.Duration // since the commit before
+	Waited  time.Duration // of Elapsed, for checkpoints
 }
 
 // Outcome says how a run ended without an error.
@@ -49,18 +54,30 @@ type Outcome struct {
 	Stopped StopReason
 	// Reconfigure says that only the generation has ended: the job goes on in another.
 	Reconfigure bool
+	// Unfinished says that a checkpoint was begun and is not known to exist: the next generation is to take one. It holds
+	// beside an error too.
+	Unfinished bool
 }
 
 // Run trains until the job's last step, StopAt, an instruction to stop, or an error. All ranks return after the
 // same step. A checkpoint of the last step is committed, unless the instruction was to abandon.
+//
+// A *ReplicaError says that a shard and its replica were found to differ at a checkpoint, which is not committed. Which of
+// them is right, and whether parameters were computed from the wrong one, nobody can tell: the state of all ranks is to be
+// dropped, and the job to go back to the newest checkpoint that was committed, of which all replicas were like their
+// shards. What is computed again are the right bits.
 func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
-	ck := &checkpointer{t: t, store: r.Store, commit: r.Commit, base: r.Manifest, begun: -1, heard: map[int64]*gathered{}}
+	ck, err := t.newCheckpointer(r)
+	if err != nil {
+		return out, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
 		if e := ck.close(); err == nil && e != nil {
 			err = e
 		}
+		out.Unfinished = ck.unfinished()
 	}()
 	t.computed = r.Computed
 	stream := r.Data.Stream(data.Cursor(t.cursor), int(t.step))
@@ -88,7 +105,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 		var noteErr error
 		c, err := t.Reduce(ctx, Leaves{batch.Leaves, batch.Leaf}, func() Own {
 			var note []byte
-			note, noteErr = ck.say()
+			note, noteErr = ck.say(ctx)
 			return Own{Instruction: r.Instruction(), Stop: r.StopReason(), Note: note}
 		})
 		if err == nil {
@@ -97,20 +114,24 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 		if err != nil {
 			return out, err
 		}
+		if err := ck.free(ctx); err != nil {
+			return out, err
+		}
 		// Applied and told before anything else can go wrong: a step that is in the state is in the metrics.
 		m, err := t.apply(c)
 		if err != nil {
 			return out, err
 		}
 		now := time.Now()
-		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last)})
-		last = now
+		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last), Waited: ck.waited})
+		last, ck.waited = now, 0
 		if m.Updated {
 			if err := t.publish(ctx); err != nil {
 				return out, err
 			}
 		}
-		if err := ck.hear(ctx, c.Notes); err != nil {
+		due, err := ck.hear(ctx, c.Notes)
+		if err != nil {
 			return out, err
 		}
 		asked := c.Instruction
@@ -127,8 +148,13 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			out = Outcome{Step: t.step, Reason: c.Stop.String(), Stopped: c.Stop}
 		}
 		if asked.Kind == Reconfigure && out.Reason == "" {
-			// What is being checkpointed is finished by those who began it.
-			return Outcome{Step: t.step, Reconfigure: true, Reason: "other members"}, ck.finish(ctx)
+			// What is being checkpointed is finished by those who began it. When the store fails, the next generation tries.
+			err := ck.finish(ctx, 0)
+			var failing *givenUp
+			if errors.As(err, &failing) {
+				err = nil
+			}
+			return Outcome{Step: t.step, Reconfigure: true, Reason: "other members"}, err
 		}
 		if out.Reason != "" {
 			if !r.CheckpointOnStop {
@@ -136,7 +162,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			}
 			break
 		}
-		if asked.Kind == CheckpointNow || r.CheckpointEvery > 0 && t.step%r.CheckpointEvery == 0 {
+		if due || asked.Kind == CheckpointNow || r.CheckpointEvery > 0 && t.step%r.CheckpointEvery == 0 {
 			if err := ck.begin(ctx); err != nil {
 				return out, err
 			}
@@ -152,7 +178,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 	if err := ck.begin(ctx); err != nil {
 		return out, err
 	}
-	if err := ck.finish(ctx); err != nil {
+	if err := ck.finish(ctx, r.CheckpointRetry); err != nil {
 		return out, err
 	}
 	if out.Done && r.Eval != nil {

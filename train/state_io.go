@@ -85,35 +85,14 @@ func (t *Trainer) fill(ctx context.Context, buf kernels.Buffer, lo, hi int, read
 	return t.stream.Sync(ctx)
 }
 
-// Snapshot copies the state that this rank owns to ordinary memory, to be written while training goes on: 12 bytes a
-// parameter over W. into, a former snapshot that is no longer in use, gives its memory; nil allocates.
+// Snapshot copies the state that this rank owns to ordinary memory: 12 bytes a parameter over W. into, a former snapshot
+// that is no longer in use, gives its memory; nil allocates.
 func (t *Trainer) Snapshot(ctx context.Context, into []checkpoint.Range) ([]checkpoint.Range, error) {
 	if into == nil {
-		into = make([]checkpoint.Range, len(t.units))
-		for i := range t.units {
-			u := &t.units[i]
-			lo, hi := u.layout.Owned(t.rank)
-			r := checkpoint.Range{Unit: u.Name, Lo: lo}
-			for f := range r.Fields {
-				r.Fields[f] = make([]float32, hi-lo)
-			}
-			into[i] = r
-		}
+		into = t.newSnapshot()
 	}
-	for i := range t.units {
-		u := &t.units[i]
-		lo, hi := u.layout.Owned(t.rank)
-		lo, hi = lo-u.base, hi-u.base
-		if lo >= hi {
-			continue
-		}
-		for f, b := range u.shard().fields() {
-			if err := t.stream.Download(rawBytes(into[i].Fields[f]), b.Slice(lo, hi)); err != nil {
-				return nil, fmt.Errorf("copy state of %s: %w", u.Name, err)
-			}
-		}
-	}
-	return into, t.stream.Sync(ctx)
+	_, _, err := t.copyState(ctx, t.stream, into)
+	return into, err
 }
 
 // units as a manifest lists them.

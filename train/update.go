@@ -46,7 +46,26 @@ func (t *Trainer) apply(c Commit) (Metrics, error) {
 		}
 	}
 	t.optimizerStep++
-	return m, nil
+	return m, t.flip()
+}
+
+// flip damages one bit of this rank's state where a test asks for it.
+func (t *Trainer) flip() error {
+	u := &t.units[len(t.units)/2]
+	for p, s := range map[fault.Point]shardOf{fault.Shard: u.shard(), fault.Replica: u.replica} {
+		if !fault.Flips(p, t.step) {
+			continue
+		}
+		b := make([]byte, 4)
+		if err := download(context.Background(), t.stream, b, s.master.Slice(0, 1)); err != nil {
+			return err
+		}
+		b[1] ^= 1
+		if err := t.stream.Upload(s.master.Slice(0, 1), b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // updateShard updates one shard, tensor by tensor, since weight decay differs.

@@ -41,6 +41,7 @@ type incarnation struct {
 	settled    *state // of the newest settled generation, nil before the first
 	unsettled  *state // built, and not known to be settled
 	unsaved    int    // how often in a row the state could not be saved
+	retake     bool   // a checkpoint was begun and is not known to exist
 	generation membership.Generation
 	runs       atomic.Bool // it trains: without a coordinator too
 }
@@ -49,12 +50,13 @@ type incarnation struct {
 type state struct {
 	generation uint64
 	t          *train.Trainer
+	distrusted bool // it was found to be damaged
 }
 
 func (s *state) held() membership.Held {
 	c := s.t.Cursor()
 	return membership.Held{Generation: s.generation, Rank: s.t.Rank(), Step: s.t.Step(), OptimizerStep: s.t.OptimizerStep(),
-		Records: s.t.LastRecords(), Cursor: membership.Cursor{Epoch: c.Epoch, Sample: c.Sample}}
+		Records: s.t.LastRecords(), Cursor: membership.Cursor{Epoch: c.Epoch, Sample: c.Sample}, Distrusted: s.distrusted}
 }
 
 // live loads while the first generation forms, then trains in one after the other.
@@ -233,15 +235,35 @@ func (i *incarnation) member(ctx context.Context, g membership.Generation) (trai
 	end(nil)
 	<-watched
 	var told errOver
+	var damaged *train.ReplicaError
 	switch {
 	case ctx.Err() != nil:
 		return out, context.Cause(ctx)
+	case errors.As(err, &damaged):
+		i.distrust(g, damaged)
+		return train.Outcome{Reconfigure: true}, i.promise(ctx, g, false, err)
 	case err == nil && !out.Reconfigure:
 		return out, nil
 	case err == nil, errors.As(over, &told), errors.Is(err, collective.ErrPeer), errors.Is(err, collective.ErrFenced), errors.Is(err, collective.ErrStalled), errors.Is(err, train.ErrSave):
 		return train.Outcome{Reconfigure: true}, i.promise(ctx, g, out.Reconfigure, err)
 	}
 	return out, err
+}
+
+// distrust is what follows when a shard and its replica differ. All ranks find it after the same step. A state that was
+// settled is built upon no more, and the job goes back to its newest checkpoint; one that was not settled yet is built again.
+func (i *incarnation) distrust(g membership.Generation, damaged *train.ReplicaError) {
+	then := "the generation takes over its state again"
+	if i.settled != nil && i.settled.generation == g.Number {
+		i.settled.distrusted = true
+		then = "the job goes back to its newest checkpoint, of which all replicas were like their shards"
+	}
+	if rank, _ := g.Rank(i.session.ID(), i.session.Incarnation()); rank == damaged.Rank { // one tells of it
+		i.session.ReportEvent("replica_differs", damaged.Error(), "one of the two was damaged, and nobody can tell which: "+then, map[string]string{
+			"step": fmt.Sprint(damaged.Step), "rank": fmt.Sprint(damaged.Rank), "buddy": fmt.Sprint(damaged.Buddy), "unit": damaged.Unit,
+			"field": damaged.Field.String(), "worker": g.Members[damaged.Rank].ID, "buddy_worker": g.Members[damaged.Buddy].ID,
+		})
+	}
 }
 
 // promise closes what was open in a generation, and gives the coordinator the word that this worker never advances in it
@@ -305,7 +327,7 @@ func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.
 	if err != nil { // the group first: what is under way uses the memory
 		return train.Outcome{}, errors.Join(err, group.Close(), t.Close())
 	}
-	i.unsettled = &state{g.Number, t}
+	i.unsettled = &state{generation: g.Number, t: t}
 	fault.At(fault.BeforeShare, int64(g.Number))
 	if err := i.session.Settle(ctx, g.Number, received, restored); err != nil {
 		return train.Outcome{}, err
@@ -325,8 +347,18 @@ func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.
 }
 
 // sort keeps the one state that g may be built from: what was built for the generation before is either settled after all,
-// though this worker has not heard of it, or came to nothing.
+// though this worker has not heard of it, or came to nothing. When g begins from a checkpoint, nothing is.
 func (i *incarnation) sort(g membership.Generation) error {
+	if g.Handover == nil {
+		var errs []error
+		for _, s := range []*state{i.settled, i.unsettled} {
+			if s != nil {
+				errs = append(errs, s.t.Close())
+			}
+		}
+		i.settled, i.unsettled = nil, nil
+		return errors.Join(errs...)
+	}
 	if i.unsettled == nil {
 		return nil
 	}
@@ -447,13 +479,17 @@ func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collectiv
 	}
 	r := &reporter{w: i.worker, t: t, group: group, began: i.began, data: i.train, rank: group.Rank(), sent: group.Stats()}
 	r.phase("training")
+	retake := i.retake && g.Handover != nil // a state that was read from a checkpoint is in one
 	i.leaves.generation, i.leaves.open = g.Number, 0
-	return t.Run(ctx, train.Run{
+	out, err := t.Run(ctx, train.Run{
 		Data: i.train, Eval: i.eval, EvalEvery: int64(i.job.Eval.EverySteps), EvaluateBeforeFirst: t.Step() == 0 && g.Handover == nil,
 		Store: i.store, CheckpointEvery: int64(i.job.Checkpoint.EverySteps), CheckpointOnStop: i.job.Checkpoint.OnExit,
+		CheckpointRetry: seconds(i.job.Checkpoint.RetrySeconds), Retake: retake, Troubled: r.troubled,
 		StopAt: i.stopAt, Manifest: i.manifest, Handled: g.Handled,
 		Instruction: r.instruction, StopReason: r.stopReason, Commit: i.commit,
 		Computed:  i.leaves.computed,
 		Committed: func(s train.StepReport) { i.leaves.committed(s.Step); r.committed(s) }, Evaluated: r.evaluated, Phase: r.phase,
 	})
+	i.retake = out.Unfinished
+	return out, err
 }

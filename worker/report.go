@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -79,6 +80,15 @@ func (r *reporter) sentBytes() map[string]uint64 {
 	}
 	r.sent = now
 	return bytes
+}
+
+// troubled tells of a checkpoint that has failed, once, and logs each of its tries.
+func (r *reporter) troubled(step int64, err error, first bool) {
+	r.w.o.Log.Warn("a checkpoint has failed and is tried again", "step", step, "error", err)
+	if first {
+		r.w.session.ReportEvent("checkpoint_failed", fmt.Sprintf("checkpoint of step %d failed and is tried again; training goes on", step), err.Error(),
+			map[string]string{"step": fmt.Sprint(step), "rank": fmt.Sprint(r.rank)})
+	}
 }
 
 func (r *reporter) evaluated(step int64, e train.Evaluation) {

@@ -205,10 +205,13 @@ func (w *worker) commit(ctx context.Context, m *checkpoint.Manifest, encoded []b
 	stop()
 	<-watched
 	switch {
-	case err == nil && committed:
-		return checkpoint.Sweep(ctx, w.store, w.job.Checkpoint.Keep, leftoverAge, time.Now())
+	case err == nil && committed: // it exists, whatever is left behind
+		if err := checkpoint.Sweep(ctx, w.store, w.job.Checkpoint.Keep, leftoverAge, time.Now()); err != nil && ctx.Err() == nil {
+			w.o.Log.Warn("old checkpoints are left in the store until the next one is committed", "error", err)
+		}
+		return nil
 	case err == nil:
-		return fmt.Errorf("checkpoint of step %d: not committed: %s", m.Step, why)
+		return fmt.Errorf("%w: %s", train.ErrRefused, why)
 	case ctx.Err() == nil && w.orphaned():
 		_, err = checkpoint.PutUncommitted(ctx, w.store, encoded)
 	}

@@ -11,7 +11,7 @@ import (
 // addFaults adds --fault: where this worker ends or stops, for tests.
 func addFaults(root *cobra.Command) {
 	var specs []string
-	root.PersistentFlags().StringArrayVar(&specs, "fault", nil, "POINT@NUMBER:WORKER=kill|stop")
+	root.PersistentFlags().StringArrayVar(&specs, "fault", nil, "POINT@NUMBER:WORKER=kill|stop|flip")
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
 		id, err := c.Flags().GetString("id")
 		if err != nil {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,17 +13,15 @@ type Manifest struct {
 	Step       uint64 `json:"step"`
 	Generation uint64 `json:"generation"`
 	Bytes      []byte `json:"bytes"`
+	// Stored is the newest step whose manifest the checkpoint store has too, so that the store alone is enough; 0: none.
+	Stored uint64 `json:"stored,omitempty"`
 }
 
 // CommitManifest makes the checkpoint of m.Step exist: in one transaction that compares that m.Generation is the newest
 // generation and m.Step is later than the newest committed step. Otherwise committed is false and why says what it lost
-// to. Committing the same manifest again is committed.
+// to. A step that is committed already is committed, whoever's manifest it has: the state of a step is the same in all.
 func (s *Store) CommitManifest(ctx context.Context, m Manifest) (committed bool, why string, err error) {
 	what := fmt.Sprintf("commit manifest of step %d", m.Step)
-	b, err := json.Marshal(m)
-	if err != nil {
-		return false, "", fmt.Errorf("%s: encode: %w", what, err)
-	}
 	for range registerTries {
 		generation, generationAt, err := s.Generation(ctx)
 		if err != nil {
@@ -35,12 +32,17 @@ func (s *Store) CommitManifest(ctx context.Context, m Manifest) (committed bool,
 			return false, "", err
 		}
 		switch {
-		case newestAt != 0 && newest.Step == m.Step && newest.Generation == m.Generation && bytes.Equal(newest.Bytes, m.Bytes):
+		case newestAt != 0 && newest.Step == m.Step:
 			return true, "", nil
 		case generation.Number != m.Generation:
 			return false, fmt.Sprintf("generation %d is not the newest, %d is", m.Generation, generation.Number), nil
-		case newestAt != 0 && newest.Step >= m.Step:
+		case newestAt != 0 && newest.Step > m.Step:
 			return false, fmt.Sprintf("step %d is not later than step %d, which generation %d committed", m.Step, newest.Step, newest.Generation), nil
+		}
+		m.Stored = newest.Stored
+		b, err := json.Marshal(m)
+		if err != nil {
+			return false, "", fmt.Errorf("%s: encode: %w", what, err)
 		}
 		r, err := s.etcd.Txn(ctx).If(
 			clientv3.Compare(clientv3.ModRevision(s.key("signals", signalGeneration)), "=", generationAt),
@@ -54,6 +56,32 @@ func (s *Store) CommitManifest(ctx context.Context, m Manifest) (committed bool,
 		}
 	}
 	return false, "", fmt.Errorf("%s: %w", what, ErrConflict)
+}
+
+// ManifestStored keeps that the checkpoint store has the newest committed manifest, if that is of step, and says whether
+// this is news.
+func (s *Store) ManifestStored(ctx context.Context, step uint64) (news bool, err error) {
+	what := fmt.Sprintf("keep that the manifest of step %d is stored", step)
+	for range registerTries {
+		m, at, err := s.Manifest(ctx)
+		if err != nil || at == 0 || m.Step != step || m.Stored == step {
+			return false, err
+		}
+		m.Stored = step
+		b, err := json.Marshal(m)
+		if err != nil {
+			return false, fmt.Errorf("%s: encode: %w", what, err)
+		}
+		r, err := s.etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(s.key("manifest")), "=", at)).
+			Then(clientv3.OpPut(s.key("manifest"), string(b))).Commit()
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", what, err)
+		}
+		if r.Succeeded {
+			return true, nil
+		}
+	}
+	return false, fmt.Errorf("%s: %w", what, ErrConflict)
 }
 
 // Manifest is the newest committed checkpoint and the revision that wrote it; 0 if there is none.

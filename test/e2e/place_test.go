@@ -383,7 +383,13 @@ type status struct {
 	Message        string
 	Step           int
 	CheckpointStep int `json:"checkpoint_step"`
-	Workers        []workerStatus
+	// CheckpointFailing says why a newer one is not there.
+	CheckpointFailing string `json:"checkpoint_failing"`
+	Losses            struct {
+		CheckpointFailures int `json:"checkpoint_failures"`
+		DamagedReplicas    int `json:"damaged_replicas"`
+	}
+	Workers []workerStatus
 }
 
 type workerStatus struct {

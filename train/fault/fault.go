@@ -1,5 +1,5 @@
-// Package fault names the points of a step and of a recovery at which tests end or stop a worker. In a program built
-// without the tag "faults" At does nothing and costs nothing; bin/worker-faults is built with it, and sets what happens.
+// Package fault names the points of a step and of a recovery at which tests end or stop a worker, or damage its memory. In a
+// program built without the tag "faults" they do nothing and cost nothing; bin/worker-faults is built with it, and sets what happens.
 package fault
 
 // Point is a place in the life of a rank.
@@ -19,6 +19,8 @@ const (
 	InUpdate       Point = "in-update"       // half of the units are updated
 	InPublish      Point = "in-publish"      // the updated parameters are on their way
 	InCheckpoint   Point = "in-checkpoint"   // a part is being written
+	Shard          Point = "shard"           // the rank's own state, after the update
+	Replica        Point = "replica"         // what it keeps of its ward, after the update
 
 	BeforeReport Point = "before-report" // the generation is closed, the promise not given
 	Sending      Point = "sending"       // a message of the handover has been sent
@@ -30,4 +32,4 @@ const (
 
 // Points are all of them.
 var Points = []Point{BeforeBackward, InBackward, InReduce, AfterBackward, InShip, AfterReceipt, InExchange, Committed, InUpdate, InPublish,
-	InCheckpoint, BeforeReport, Sending, Receiving, BeforeShare, AfterShare, InSave}
+	InCheckpoint, Shard, Replica, BeforeReport, Sending, Receiving, BeforeShare, AfterShare, InSave}

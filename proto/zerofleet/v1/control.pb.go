@@ -1304,8 +1304,10 @@ type HeldState struct {
 	// What the newest step was computed from: the encoded records of all ranks.
 	Records [][]byte `protobuf:"bytes,5,rep,name=records,proto3" json:"records,omitempty"`
 	// The data cursor after the newest step.
-	Epoch         int64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Sample        int64 `protobuf:"varint,7,opt,name=sample,proto3" json:"sample,omitempty"`
+	Epoch  int64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Sample int64 `protobuf:"varint,7,opt,name=sample,proto3" json:"sample,omitempty"`
+	// It was found to be damaged, here or at another rank: nothing is built from it.
+	Distrusted    bool `protobuf:"varint,8,opt,name=distrusted,proto3" json:"distrusted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1387,6 +1389,13 @@ func (x *HeldState) GetSample() int64 {
 		return x.Sample
 	}
 	return 0
+}
+
+func (x *HeldState) GetDistrusted() bool {
+	if x != nil {
+		return x.Distrusted
+	}
+	return false
 }
 
 type SettleRequest struct {
@@ -2933,8 +2942,10 @@ type StatusResponse struct {
 	Workers        []*WorkerStatus `protobuf:"bytes,9,rep,name=workers,proto3" json:"workers,omitempty"`
 	CoordinatorPid int64           `protobuf:"varint,10,opt,name=coordinator_pid,json=coordinatorPid,proto3" json:"coordinator_pid,omitempty"`
 	Losses         *Losses         `protobuf:"bytes,11,opt,name=losses,proto3" json:"losses,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Why the newest checkpoint that was tried is not there yet. Empty: none has failed since the newest one.
+	CheckpointFailing string `protobuf:"bytes,12,opt,name=checkpoint_failing,json=checkpointFailing,proto3" json:"checkpoint_failing,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -3044,6 +3055,13 @@ func (x *StatusResponse) GetLosses() *Losses {
 	return nil
 }
 
+func (x *StatusResponse) GetCheckpointFailing() string {
+	if x != nil {
+		return x.CheckpointFailing
+	}
+	return ""
+}
+
 // Losses sums up what happened to a run's workers.
 type Losses struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3064,11 +3082,15 @@ type Losses struct {
 	Goodput     float64 `protobuf:"fixed64,10,opt,name=goodput,proto3" json:"goodput,omitempty"`
 	LostSeconds float64 `protobuf:"fixed64,11,opt,name=lost_seconds,json=lostSeconds,proto3" json:"lost_seconds,omitempty"`
 	// Workers times hours, and what they cost, and what they would have cost more on machines that stay; 0 without prices.
-	WorkerHours   float64 `protobuf:"fixed64,12,opt,name=worker_hours,json=workerHours,proto3" json:"worker_hours,omitempty"`
-	Spent         float64 `protobuf:"fixed64,13,opt,name=spent,proto3" json:"spent,omitempty"`
-	Saved         float64 `protobuf:"fixed64,14,opt,name=saved,proto3" json:"saved,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WorkerHours float64 `protobuf:"fixed64,12,opt,name=worker_hours,json=workerHours,proto3" json:"worker_hours,omitempty"`
+	Spent       float64 `protobuf:"fixed64,13,opt,name=spent,proto3" json:"spent,omitempty"`
+	Saved       float64 `protobuf:"fixed64,14,opt,name=saved,proto3" json:"saved,omitempty"`
+	// Checkpoints that failed at first, or for good.
+	CheckpointFailures uint32 `protobuf:"varint,6,opt,name=checkpoint_failures,json=checkpointFailures,proto3" json:"checkpoint_failures,omitempty"`
+	// Replicas that were found to differ from their shard.
+	DamagedReplicas uint32 `protobuf:"varint,7,opt,name=damaged_replicas,json=damagedReplicas,proto3" json:"damaged_replicas,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Losses) Reset() {
@@ -3181,6 +3203,20 @@ func (x *Losses) GetSpent() float64 {
 func (x *Losses) GetSaved() float64 {
 	if x != nil {
 		return x.Saved
+	}
+	return 0
+}
+
+func (x *Losses) GetCheckpointFailures() uint32 {
+	if x != nil {
+		return x.CheckpointFailures
+	}
+	return 0
+}
+
+func (x *Losses) GetDamagedReplicas() uint32 {
+	if x != nil {
+		return x.DamagedReplicas
 	}
 	return 0
 }
@@ -3591,7 +3627,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x1f\n" +
 	"\vopen_leaves\x18\x05 \x01(\rR\n" +
 	"openLeaves\"\x11\n" +
-	"\x0fPromiseResponse\"\xc2\x01\n" +
+	"\x0fPromiseResponse\"\xe2\x01\n" +
 	"\tHeldState\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3601,7 +3637,10 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x0eoptimizer_step\x18\x04 \x01(\x04R\roptimizerStep\x12\x18\n" +
 	"\arecords\x18\x05 \x03(\fR\arecords\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x03R\x05epoch\x12\x16\n" +
-	"\x06sample\x18\a \x01(\x03R\x06sample\"\xad\x01\n" +
+	"\x06sample\x18\a \x01(\x03R\x06sample\x12\x1e\n" +
+	"\n" +
+	"distrusted\x18\b \x01(\bR\n" +
+	"distrusted\"\xad\x01\n" +
 	"\rSettleRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12\x1e\n" +
 	"\n" +
@@ -3738,7 +3777,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\asuspend\x18\x03 \x01(\bR\asuspend\x12\x16\n" +
 	"\x06resume\x18\x04 \x01(\bR\x06resume\"\r\n" +
 	"\vAskResponse\"\x0f\n" +
-	"\rStatusRequest\"\xaf\x03\n" +
+	"\rStatusRequest\"\xde\x03\n" +
 	"\x0eStatusResponse\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x17\n" +
 	"\arun_dir\x18\x02 \x01(\tR\x06runDir\x12\x14\n" +
@@ -3755,7 +3794,8 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\aworkers\x18\t \x03(\v2\x1a.zerofleet.v1.WorkerStatusR\aworkers\x12'\n" +
 	"\x0fcoordinator_pid\x18\n" +
 	" \x01(\x03R\x0ecoordinatorPid\x12,\n" +
-	"\x06losses\x18\v \x01(\v2\x14.zerofleet.v1.LossesR\x06losses\"\xef\x02\n" +
+	"\x06losses\x18\v \x01(\v2\x14.zerofleet.v1.LossesR\x06losses\x12-\n" +
+	"\x12checkpoint_failing\x18\f \x01(\tR\x11checkpointFailing\"\xcb\x03\n" +
 	"\x06Losses\x12\x18\n" +
 	"\aworkers\x18\x01 \x01(\rR\aworkers\x12 \n" +
 	"\vgenerations\x18\x02 \x01(\rR\vgenerations\x12\x18\n" +
@@ -3770,7 +3810,9 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\flost_seconds\x18\v \x01(\x01R\vlostSeconds\x12!\n" +
 	"\fworker_hours\x18\f \x01(\x01R\vworkerHours\x12\x14\n" +
 	"\x05spent\x18\r \x01(\x01R\x05spent\x12\x14\n" +
-	"\x05saved\x18\x0e \x01(\x01R\x05saved\"\xaf\x03\n" +
+	"\x05saved\x18\x0e \x01(\x01R\x05saved\x12/\n" +
+	"\x13checkpoint_failures\x18\x06 \x01(\rR\x12checkpointFailures\x12)\n" +
+	"\x10damaged_replicas\x18\a \x01(\rR\x0fdamagedReplicas\"\xaf\x03\n" +
 	"\fWorkerStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x1e\n" +

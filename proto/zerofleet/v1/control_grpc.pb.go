@@ -68,7 +68,8 @@ type ControlClient interface {
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
 	// Drain says that the caller's machine goes, and when: it is to be out of the next generation.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
-	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step.
+	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step, and writes
+	// its manifest into the store. INTERNAL: the store did not take that; ask again later.
 	CommitManifest(ctx context.Context, in *CommitManifestRequest, opts ...grpc.CallOption) (*CommitManifestResponse, error)
 	// Finished is a worker's last call: its part of the job has ended, and how. Without an outcome it only gives up its place.
 	Finished(ctx context.Context, in *FinishedRequest, opts ...grpc.CallOption) (*FinishedResponse, error)
@@ -246,7 +247,8 @@ type ControlServer interface {
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
 	// Drain says that the caller's machine goes, and when: it is to be out of the next generation.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
-	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step.
+	// CommitManifest makes a checkpoint exist, in one transaction that compares the generation and the newest step, and writes
+	// its manifest into the store. INTERNAL: the store did not take that; ask again later.
 	CommitManifest(context.Context, *CommitManifestRequest) (*CommitManifestResponse, error)
 	// Finished is a worker's last call: its part of the job has ended, and how. Without an outcome it only gives up its place.
 	Finished(context.Context, *FinishedRequest) (*FinishedResponse, error)
