@@ -15,10 +15,13 @@ import (
 // ErrSave marks a checkpoint that Save could not write: the state is where it was, and it may be tried again.
 var ErrSave = errors.New("the state is not saved")
 
+var errNotFinite = errors.New("weights that are not finite")
+
 // saved is what a rank tells the others while they save.
 type saved struct {
 	Parts []checkpoint.Part `json:"parts,omitempty"`
 	Err   string            `json:"err,omitempty"`
+	Fatal bool              `json:"fatal,omitempty"` // to try again does not help
 }
 
 // Save writes a settled generation's state to a checkpoint, without a step and without moving any of it: each shard is
@@ -44,7 +47,7 @@ func Save(ctx context.Context, group collective.Group, old *Trainer, h Handover,
 		fault.At(fault.InSave, int64(group.Generation()))
 		part, err := old.writeHeld(ctx, store, &m, r, x.Replica)
 		if err != nil {
-			own.Err = err.Error()
+			own.Err, own.Fatal = err.Error(), errors.Is(err, errNotFinite)
 			break
 		}
 		own.Parts = append(own.Parts, part)
@@ -89,6 +92,9 @@ func tell(ctx context.Context, group collective.Group, step int64, own saved) ([
 		if err := json.Unmarshal(b, &all[rank]); err != nil {
 			return nil, fmt.Errorf("save step %d: what rank %d says: %w", step, rank, err)
 		}
+		if all[rank].Fatal {
+			return nil, fmt.Errorf("save step %d: rank %d: %s", step, rank, all[rank].Err)
+		}
 		if all[rank].Err != "" {
 			return nil, fmt.Errorf("step %d: rank %d: %s: %w", step, rank, all[rank].Err, ErrSave)
 		}
@@ -129,6 +135,11 @@ func (t *Trainer) writeHeld(ctx context.Context, store checkpoint.Store, m *chec
 	}
 	if err := t.stream.Sync(ctx); err != nil {
 		return checkpoint.Part{}, err
+	}
+	for i, r := range ranges {
+		if k := firstNonFinite(r.Fields[checkpoint.Master]); k >= 0 {
+			return checkpoint.Part{}, fmt.Errorf("%s: %w", t.units[i].tensorAt(r.Lo+k), errNotFinite)
+		}
 	}
 	return checkpoint.WritePart(ctx, store, m, r, ranges)
 }
