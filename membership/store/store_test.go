@@ -237,7 +237,7 @@ func TestCommitManifest(t *testing.T) {
 		{5, 1, "of a generation that is over", false},
 		{5, 2, "x", true},
 		{5, 2, "x", true}, // the answer was lost, and it is asked again
-		{5, 2, "y", false},
+		{5, 2, "y", true}, // of the same step, which has one state
 		{4, 2, "z", false},
 		{6, 3, "of a generation that is not there", false},
 		{6, 2, "w", true},
