@@ -137,9 +137,7 @@ func (m *membership) callOnce(ctx context.Context, r int) (err error) {
 	unbind := context.AfterFunc(ctx, end)
 	taken := false // the link owns cc and end
 	defer func() {
-		if !unbind() && err == nil {
-			err = context.Cause(ctx)
-		}
+		unbind()
 		if err != nil && !taken {
 			end()
 			_ = cc.Close()
@@ -167,6 +165,10 @@ func (m *membership) callOnce(ctx context.Context, r int) (err error) {
 	})
 	if err != nil {
 		return err
+	}
+	// Before the link is complete: whoever waits for it may go on then, and end ctx.
+	if !unbind() {
+		return context.Cause(ctx)
 	}
 	for i, s := range streams {
 		if !l.add(i == 1, s) {
