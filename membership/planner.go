@@ -317,10 +317,11 @@ func holders(v View) []Candidate {
 	return have
 }
 
-// members gives ranks in the order of the list.
+// members gives ranks in the order of the list, but so that neighbours are on different machines where that can be: a rank's
+// buddy is the next one, and a machine takes all its workers with it.
 func members(list []Candidate) []Member {
 	all := make([]Member, len(list))
-	for rank, c := range list {
+	for rank, c := range spread(list) {
 		all[rank] = Member{ID: c.ID, Incarnation: c.Incarnation, Rank: rank, Addr: c.Addr, Host: c.Host, Gossip: c.Gossip}
 	}
 	return all
