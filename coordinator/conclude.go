@@ -74,12 +74,14 @@ func (r *run) collect(ctx context.Context) {
 
 // conclude says how the run ended, and gives the exit status for it.
 func (r *run) conclude(ctx context.Context, end *ending, rec *record) (exit int, err error) {
-	r.collect(context.WithoutCancel(ctx))
 	v, err := r.leader.View(context.WithoutCancel(ctx))
 	if err != nil {
 		return 0, err
 	}
 	o, kept := end.outcome, r.kept(context.WithoutCancel(ctx), v)
+	if v.Manifest.Step == 0 || kept == v.Manifest.Step { // otherwise parts are there whose manifest etcd alone has
+		r.collect(context.WithoutCancel(ctx))
+	}
 	fields := map[string]string{"step": fmt.Sprint(o.Step), "checkpoint_step": fmt.Sprint(kept)}
 	resume, words := "", "no checkpoint was kept"
 	if kept > 0 && o.State != store.StateDone {
