@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -50,6 +51,9 @@ func TestChaosSlow(t *testing.T) {
 	p.wantsHash("runs/job", long)
 	p.wantsSteps("runs/job", 1, long)
 	p.wantsNothingLeft()
+	if said := p.read("runs/job/logs/worker-1.log"); !strings.Contains(said, "network is slow") {
+		t.Errorf("worker 1 knows of nothing: %s", said)
+	}
 	if removed := p.events("runs/job", "worker_removed"); len(removed) > 0 {
 		t.Errorf("removed: %+v", removed)
 	}
