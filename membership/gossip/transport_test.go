@@ -109,8 +109,8 @@ func TestTransportGoesOverTheNetwork(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, tr := range []memberlist.Transport{near, near, far} { // twice does no harm
-		if err := tr.Shutdown(); err != nil {
+	for _, tr := range []memberlist.NodeAwareTransport{near, near, far} { // twice does no harm
+		if err := (&Listener{transport: tr}).Close(); err != nil { // which takes what is left
 			t.Error(err)
 		}
 	}
