@@ -57,21 +57,3 @@ func TestCoordinatorsKilledOneAfterTheOther(t *testing.T) {
 	p.run(args...).wants(t, 0, fmt.Sprintf("step %d/%d", long, long))
 	p.wantsWhole(2)
 }
-
-// A coordinator that took a run up again starts a worker again as the one before would have.
-func TestARelaunchedCoordinatorStartsWorkers(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	args := append([]string{"launch", "job.yaml", "--workers", "2", "--set", "workers.restart=true"}, endless...)
-	c := p.start(args...)
-	p.awaitStep("runs/job", 3)
-	c.kill()
-	c = p.start(args...)
-	p.await("the run to be taken up", func() bool { return len(p.events("runs/job", "note")) > 0 })
-	p.run("chaos", "kill", "runs/job", "--rank", "1").wants(t, 0)
-	p.await("its return", func() bool { return len(p.events("runs/job", "worker_joined")) == 3 && len(p.members()) == 2 })
-	p.run("cancel", "runs/job").wants(t, 0)
-	c.wait().wants(t, 130)
-	p.wantsNothingLeft()
-	p.wantsHashOfEndless()
-}
