@@ -69,7 +69,7 @@ func fakeWorkerMain(args []string) {
 
 func fakeWorker(ctx context.Context, control, id string) error {
 	log := telemetry.Logger(os.Stderr, slog.LevelInfo)
-	client, err := membership.Dial(ctx, membership.ControlFile(control), log)
+	client, err := membership.Dial(ctx, membership.ControlFile(control), nil, log)
 	if err != nil {
 		return err
 	}

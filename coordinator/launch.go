@@ -89,14 +89,8 @@ func launch(ctx context.Context, o Options, view *feed) (exit int, err error) {
 	if err != nil {
 		return 0, bad("output.dir: %w", err)
 	}
-	switch {
-	case state == folderForeign:
+	if state == folderForeign {
 		return 0, bad("output.dir: %s is not empty, and no run folder", shown(dir))
-	case state == folderRun && o.Resume == "":
-		attached, exit, err := reattach(ctx, o, dir, view)
-		if attached || err != nil {
-			return exit, err
-		}
 	}
 	if o.Worker == nil {
 		program, err := WorkerProgram()
@@ -104,6 +98,12 @@ func launch(ctx context.Context, o Options, view *feed) (exit int, err error) {
 			return 0, err
 		}
 		o.Worker = []string{program}
+	}
+	if state == folderRun && o.Resume == "" { // which may start workers too
+		attached, exit, err := reattach(ctx, o, dir, view)
+		if attached || err != nil {
+			return exit, err
+		}
 	}
 	p, err := prepareUnlessInterrupted(ctx, o, j, dir, state)
 	if err != nil {

@@ -47,6 +47,7 @@ type server struct {
 	// asks are what people want of the run; the reconciler takes them.
 	asks     chan ask
 	suspects *suspects
+	watchers watchStreams
 	removals chan removal // for the reconciler
 	// gossipKey is what the workers' failure detectors encrypt with.
 	gossipKey []byte
@@ -238,6 +239,8 @@ func (s *server) Watch(r *zerofleetv1.WatchRequest, stream grpc.ServerStreamingS
 	if _, err := s.caller(stream.Context(), r.GetWorker()); err != nil {
 		return err
 	}
+	w, leave := s.watchers.enter(r.GetWorker().GetId(), stream)
+	defer leave()
 	return s.store.Signals(stream.Context(), func(change store.Signal) error {
 		out := &zerofleetv1.WatchResponse{}
 		switch {
@@ -253,7 +256,8 @@ func (s *server) Watch(r *zerofleetv1.WatchRequest, stream grpc.ServerStreamingS
 		case change.Ended != nil:
 			out.Change = &zerofleetv1.WatchResponse_Ended{Ended: &zerofleetv1.Ended{State: change.Ended.State, Message: change.Ended.Message}}
 		}
-		return stream.Send(out)
+		_, err := w.send(out)
+		return err
 	})
 }
 

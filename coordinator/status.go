@@ -79,7 +79,7 @@ func operate(ctx context.Context, dir string, do func(context.Context, zerofleet
 	if err != nil {
 		return err
 	}
-	conn, err := at.Connect()
+	conn, err := at.Connect(nil)
 	if err != nil {
 		return err
 	}

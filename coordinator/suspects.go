@@ -146,9 +146,9 @@ func (s *suspects) look(ctx context.Context, of life, addr string) probe.Result 
 	r, _, _ := s.looks.Do(fmt.Sprintf("%s#%d", of.id, of.incarnation), func() (any, error) {
 		ctx := context.WithoutCancel(ctx) // others may wait for it
 		at := probe.Target{Addr: addr, ID: of.id, Incarnation: of.incarnation}
-		r := probe.Ping(ctx, at, s.config, ownProbe)
+		r := probe.Ping(ctx, at, s.config, nil, ownProbe)
 		if r.Finding == probe.Silent || r.Finding == probe.Unreachable {
-			r = probe.Ping(ctx, at, s.config, ownProbe)
+			r = probe.Ping(ctx, at, s.config, nil, ownProbe)
 		}
 		return r, nil
 	})

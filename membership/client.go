@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -32,6 +35,7 @@ const (
 // It may be used by several goroutines.
 type Client struct {
 	locate Locator
+	dial   Dialer
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -43,13 +47,16 @@ type Client struct {
 	answering bool      // whether the last call was answered
 }
 
-// Dial prepares a client for the coordinator that locate finds. It fails when locate does, and does not wait for the
-// coordinator to answer. Close ends it.
-func Dial(ctx context.Context, locate Locator, log *slog.Logger) (*Client, error) {
+// Dialer makes the connection to a coordinator, as net.Dialer.DialContext does.
+type Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// Dial prepares a client for the coordinator that locate finds, over dial; nil is the plain network. It fails when locate
+// does, and does not wait for the coordinator to answer. Close ends it.
+func Dial(ctx context.Context, locate Locator, dial Dialer, log *slog.Logger) (*Client, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c := &Client{locate: locate, log: log, now: time.Now, answering: true}
+	c := &Client{locate: locate, dial: dial, log: log, now: time.Now, answering: true}
 	c.contact = c.now()
 	if _, err := c.connection(true); err != nil {
 		return nil, fmt.Errorf("dial coordinator: %w", err)
@@ -126,7 +133,7 @@ func (c *Client) connection(relocate bool) (*grpc.ClientConn, error) {
 	if c.conn != nil && at.Addr == c.at.Addr && at.Token == c.at.Token {
 		return c.conn, nil
 	}
-	conn, err := at.Connect()
+	conn, err := at.Connect(c.dial)
 	if err != nil {
 		return nil, err
 	}
@@ -140,9 +147,14 @@ func (c *Client) connection(relocate bool) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// Connect makes a connection to the coordinator, which is dialled at the first call. The caller closes it.
-func (e Endpoint) Connect() (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("passthrough:///"+e.Addr,
+// Connect makes a connection to the coordinator, which is dialled at the first call, over dial; nil is the plain network.
+// The caller closes it.
+func (e Endpoint) Connect(dial Dialer) (*grpc.ClientConn, error) {
+	var more []grpc.DialOption
+	if dial != nil {
+		more = append(more, grpc.WithContextDialer(dial.patient))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+e.Addr, append(more,
 		grpc.WithTransportCredentials(credentials.NewTLS(e.Credentials.Client(RoleCoordinator))),
 		grpc.WithPerRPCCredentials(bearer(e.Token)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: KeepaliveTime, Timeout: KeepaliveTime, PermitWithoutStream: true}),
@@ -151,9 +163,33 @@ func (e Endpoint) Connect() (*grpc.ClientConn, error) {
 			MinConnectTimeout: 2 * time.Second,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", e.Addr, err)
+	}
+	return conn, nil
+}
+
+// patient dials, and bounds for how long a peer may acknowledge nothing. gRPC itself does that to plain TCP connections alone.
+func (d Dialer) patient(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := d(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return conn, nil
+	}
+	raw, err := socket.SyscallConn()
+	if err == nil {
+		var set error
+		err = raw.Control(func(fd uintptr) {
+			set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(KeepaliveTime.Milliseconds()))
+		})
+		err = errors.Join(err, set)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("dial %s: %w", addr, err), conn.Close())
 	}
 	return conn, nil
 }

@@ -22,6 +22,15 @@ type Registration struct {
 	PID     int
 	Threads int
 	Gossip  string // host:port of its failure detector, already listening
+	// Disturb is told when somebody disturbs this worker's network on purpose. It must not wait. nil: nobody can.
+	Disturb func(Disturbance)
+}
+
+// Disturbance is what a worker's network suffers on purpose, for a while from now.
+type Disturbance struct {
+	Partition bool // nothing passes; otherwise what is sent passes slowly
+	For       time.Duration
+	Rate      float64 // bytes a second, where it is slow
 }
 
 // Session is one incarnation of a worker. It renews its lease and delivers reports in goroutines of its own until Close.
@@ -32,6 +41,7 @@ type Session struct {
 	lease       time.Duration
 	gossip      Gossip
 	reports     *queue
+	disturb     func(Disturbance) // nil: nobody can
 	stop        context.CancelFunc
 	goroutines  sync.WaitGroup
 	done        chan struct{} // closed when err is set
@@ -71,7 +81,7 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 	s := &Session{
 		client: c, id: &zerofleetv1.Identity{Id: reply.GetId(), Incarnation: reply.GetIncarnation()}, lease: lease,
 		gossip:  Gossip{Key: reply.GetGossipKey(), Seeds: reply.GetGossipSeeds()},
-		reports: newQueue(), stop: stop, done: make(chan struct{}), changed: make(chan struct{}),
+		reports: newQueue(), disturb: r.Disturb, stop: stop, done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	s.goroutines.Go(func() { s.renew(run) })
 	s.goroutines.Go(func() { s.watch(run) })
@@ -375,6 +385,10 @@ func (s *Session) see(m *zerofleetv1.WatchResponse) {
 	if e := m.GetEnded(); e != nil {
 		s.fail(fmt.Errorf("%w: %s", ErrEnded, strings.TrimSuffix(e.GetState()+": "+e.GetMessage(), ": ")))
 		return
+	}
+	if d := m.GetDisturbance(); d != nil && s.disturb != nil {
+		s.disturb(Disturbance{Partition: d.GetKind() == zerofleetv1.DisturbanceKind_DISTURBANCE_KIND_PARTITION,
+			For: time.Duration(d.GetForNanos()), Rate: d.GetRate()})
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -22,6 +22,7 @@ import (
 	"github.com/zerofleet/zerofleet/membership/watch"
 	"github.com/zerofleet/zerofleet/model"
 	"github.com/zerofleet/zerofleet/train"
+	"github.com/zerofleet/zerofleet/worker/disturb"
 )
 
 // Options say which worker this is.
@@ -48,7 +49,8 @@ const leftoverAge = time.Hour
 // Run lives one worker's life in a job: until the job's end, an instruction to stop, an error, or ctx's end. A worker
 // that was fenced, because it stood still for longer than its lease, comes back as a new incarnation, without state.
 func Run(ctx context.Context, o Options) error {
-	client, err := membership.Dial(ctx, o.Locate, o.Log)
+	var network disturb.Network
+	client, err := membership.Dial(ctx, o.Locate, network.Dial, o.Log)
 	if err != nil {
 		return err
 	}
@@ -67,7 +69,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}
 	for {
-		err := once(ctx, &o, client, assigned, j)
+		err := once(ctx, &o, &network, client, assigned, j)
 		if !errors.Is(err, membership.ErrFenced) || ctx.Err() != nil {
 			return err
 		}
@@ -76,9 +78,9 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // once is one incarnation. An id that the coordinator has chosen is kept in o for the next.
-func once(ctx context.Context, o *Options, client *membership.Client, assigned membership.Job, j *job.Job) error {
+func once(ctx context.Context, o *Options, network *disturb.Network, client *membership.Client, assigned membership.Job, j *job.Job) error {
 	answers := &probe.Server{}
-	endpoint, err := listen(ctx, o, client, answers)
+	endpoint, err := listen(ctx, o, network, client, answers)
 	if err != nil {
 		return err
 	}
@@ -87,7 +89,7 @@ func once(ctx context.Context, o *Options, client *membership.Client, assigned m
 	if err != nil {
 		return fmt.Errorf("find the own address: %w", err)
 	}
-	ear, err := gossip.Listen(at, o.Log)
+	ear, err := gossip.Listen(at, network, o.Log)
 	if err != nil {
 		return err
 	}
@@ -96,7 +98,8 @@ func once(ctx context.Context, o *Options, client *membership.Client, assigned m
 		return fmt.Errorf("name this host: %w", err)
 	}
 	session, err := client.Register(ctx, membership.Registration{ID: o.ID, Addr: endpoint.Addr(), Host: host, Device: deviceWord(j, o.ID),
-		PID: os.Getpid(), Threads: j.Workers.Threads, Gossip: ear.Addr()})
+		PID: os.Getpid(), Threads: j.Workers.Threads, Gossip: ear.Addr(),
+		Disturb: func(d membership.Disturbance) { suffer(network, d, o.Log) }})
 	if err != nil {
 		return errors.Join(err, ear.Close())
 	}
@@ -108,7 +111,7 @@ func once(ctx context.Context, o *Options, client *membership.Client, assigned m
 	}
 	answers.Is(session.ID(), session.Incarnation())
 	others, err := watch.Start(watch.Options{ID: session.ID(), Incarnation: session.Incarnation(), Gossip: session.Gossip(),
-		TLS: client.Credentials().Client(membership.RoleWorker), Accuse: session.Suspect, Log: o.Log}, ear)
+		TLS: client.Credentials().Client(membership.RoleWorker), Dial: network.Dial, Accuse: session.Suspect, Log: o.Log}, ear)
 	if err != nil {
 		return err
 	}
@@ -136,13 +139,25 @@ func once(ctx context.Context, o *Options, client *membership.Client, assigned m
 }
 
 // listen opens the port that peers reach this worker at. The coordinator gets in too, to probe; a peer shows that it is one.
-func listen(ctx context.Context, o *Options, client *membership.Client, answers *probe.Server) (*grpc.Endpoint, error) {
+func listen(ctx context.Context, o *Options, network *disturb.Network, client *membership.Client, answers *probe.Server) (*grpc.Endpoint, error) {
 	endpoint, err := grpc.Listen(ctx, grpc.Options{Addr: net.JoinHostPort(o.Advertise, "0"), Logger: o.Log, Serve: answers.Register,
+		Dial: network.Dial, Wrap: network.Listener,
 		TLS: client.Credentials().Server(membership.RoleWorker, membership.RoleCoordinator)})
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers: %w", err)
 	}
 	return endpoint, nil
+}
+
+// suffer disturbs this worker's own network. It ends by itself: nobody can be heard meanwhile.
+func suffer(network *disturb.Network, d membership.Disturbance, log *slog.Logger) {
+	if d.Partition {
+		log.Warn("disturbed on purpose: this worker's network is cut", "for", d.For)
+		network.Cut(d.For)
+		return
+	}
+	log.Warn("disturbed on purpose: this worker's network is slow", "for", d.For, "bytes_per_second", d.Rate)
+	network.Slow(d.Rate, d.For)
 }
 
 // worker is what a life in a job needs.

@@ -231,7 +231,7 @@ func (f *fleet) status(ctx context.Context) (s *coordinator.Status, err error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := at.Connect()
+	conn, err := at.Connect(nil)
 	if err != nil {
 		return nil, err
 	}

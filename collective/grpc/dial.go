@@ -29,13 +29,14 @@ const (
 
 // dialer remembers the connection it made last, so that it can be broken at once.
 type dialer struct {
+	connect func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	mu   sync.Mutex
 	conn net.Conn
 }
 
 func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
-	var nd net.Dialer
-	c, err := nd.DialContext(ctx, "tcp", addr)
+	c, err := d.connect(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func plain(err error) error {
 
 // callOnce makes one connection with its two streams.
 func (m *membership) callOnce(ctx context.Context, r int) (err error) {
-	var d dialer
+	d := dialer{connect: m.dial}
 	var identity identityGuard
 	creds := insecure.NewCredentials()
 	if m.cfg.ClientTLS != nil {

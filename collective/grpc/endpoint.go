@@ -55,6 +55,10 @@ type Options struct {
 	// Serve adds what else is served on the port; nil for nothing. Whoever TLS lets in
 	// reaches it.
 	Serve func(grpc.ServiceRegistrar)
+	// Dial connects to peers; nil for the plain network.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Wrap is given the listener, and peers come over what it returns; nil for the plain one.
+	Wrap func(net.Listener) net.Listener
 }
 
 // Endpoint is where a worker's peers reach it, for all generations of a job.
@@ -63,6 +67,7 @@ type Endpoint struct {
 	lis    net.Listener
 	server *grpc.Server
 	tls    bool
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	served chan struct{} // the serving goroutine has ended
 	held   chan struct{} // one token per waiting stream
 
@@ -75,11 +80,14 @@ type Endpoint struct {
 // Listen opens an Endpoint. Nobody gets in before Join.
 func Listen(ctx context.Context, o Options) (*Endpoint, error) {
 	ep := &Endpoint{
-		log: o.Logger, tls: o.TLS != nil, served: make(chan struct{}),
+		log: o.Logger, tls: o.TLS != nil, dial: o.Dial, served: make(chan struct{}),
 		held: make(chan struct{}, maxHeld), changed: make(chan struct{}),
 	}
 	if ep.log == nil {
 		ep.log = slog.New(slog.DiscardHandler)
+	}
+	if ep.dial == nil {
+		ep.dial = (&net.Dialer{}).DialContext
 	}
 	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{}),
@@ -110,9 +118,13 @@ func Listen(ctx context.Context, o Options) (*Endpoint, error) {
 	if o.Serve != nil {
 		o.Serve(ep.server)
 	}
+	from := lis
+	if o.Wrap != nil {
+		from = o.Wrap(lis)
+	}
 	go func() {
 		defer close(ep.served)
-		if err := ep.server.Serve(listener{lis}); err != nil {
+		if err := ep.server.Serve(listener{from}); err != nil {
 			ep.log.Error("collective endpoint stopped", "addr", lis.Addr().String(), "err", err)
 		}
 	}()

@@ -47,7 +47,7 @@ func dialAs(t *testing.T, f fleet, addr, id, peerID string) *impostor {
 		}
 		creds = credentials.NewTLS(c)
 	}
-	var d dialer
+	d := dialer{connect: (&net.Dialer{}).DialContext}
 	cc, err := grpc.NewClient("passthrough:///"+strings.TrimPrefix(addr, "passthrough:///"), grpc.WithTransportCredentials(creds), grpc.WithContextDialer(d.dial),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(frame.MaxBytes)))
 	if err != nil {

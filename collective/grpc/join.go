@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -81,6 +82,7 @@ func (c Config) Validate() error {
 type membership struct {
 	cfg    Config
 	engine *engine.Engine
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu     sync.Mutex
 	links  []*link  // by rank; nil where there is none yet
@@ -122,7 +124,7 @@ func (ep *Endpoint) Join(ctx context.Context, c Config) (collective.Group, error
 	if err != nil {
 		return fail(err)
 	}
-	m := &membership{cfg: c, engine: e, links: make([]*link, len(c.Peers)), why: make([]string, len(c.Peers)), ready: make(chan struct{}, 1)}
+	m := &membership{cfg: c, engine: e, dial: ep.dial, links: make([]*link, len(c.Peers)), why: make([]string, len(c.Peers)), ready: make(chan struct{}, 1)}
 	for r := range m.why {
 		m.why[r] = "it has not called"
 	}

@@ -1,7 +1,7 @@
 // Package gossip is the fast failure detector between a job's workers: hashicorp/memberlist (SWIM with Lifeguard's
 // extensions), encrypted with a key that the coordinator hands out.
 //
-//	ear, err := gossip.Listen(host, log)
+//	ear, err := gossip.Listen(host, nil, log)
 //	// register with ear.Addr(), learn key and seeds
 //	node, err := ear.Start(gossip.Options{Name: ..., Key: key, Seeds: seeds, Changed: see})
 //	defer node.Close()
@@ -48,13 +48,14 @@ const (
 
 // Listener is an address, UDP and TCP, that nobody is answered at yet.
 type Listener struct {
-	transport *memberlist.NetTransport
+	transport memberlist.NodeAwareTransport
 	addr      string
 	log       *slog.Logger
 }
 
-// Listen takes a free port of a host's address, which must be one of this machine.
-func Listen(host string, log *slog.Logger) (*Listener, error) {
+// Listen takes a free port of a host's address, which must be one of this machine. What comes and goes there passes over
+// a network; nil is the plain one.
+func Listen(host string, over Network, log *slog.Logger) (*Listener, error) {
 	ip := net.ParseIP(host)
 	if ip == nil {
 		return nil, fmt.Errorf("listen for gossip on %q: want an IP address", host)
@@ -63,7 +64,11 @@ func Listen(host string, log *slog.Logger) (*Listener, error) {
 	for range bindTries {
 		t, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{BindAddrs: []string{host}, Logger: adapt(log)})
 		if err == nil {
-			return &Listener{transport: t, addr: net.JoinHostPort(ip.String(), strconv.Itoa(t.GetAutoBindPort())), log: log}, nil
+			l := &Listener{transport: t, addr: net.JoinHostPort(ip.String(), strconv.Itoa(t.GetAutoBindPort())), log: log}
+			if over != nil {
+				l.transport = newTransport(t, over)
+			}
+			return l, nil
 		}
 		errs = append(errs, err)
 	}
@@ -106,8 +111,39 @@ type Node struct {
 	done chan struct{}
 	wake chan struct{} // holds one token when seeds have changed
 
+	living *living
+
 	mu    sync.Mutex
 	seeds []string
+}
+
+// living are the addresses of the other nodes that are there, by name. Memberlist's own list is of nodes that it changes
+// meanwhile.
+type living struct {
+	mu   sync.Mutex
+	addr map[string]string
+}
+
+func (l *living) put(name, addr string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.addr[name] = addr
+}
+
+func (l *living) remove(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.addr, name)
+}
+
+func (l *living) addresses() map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	there := map[string]bool{}
+	for _, a := range l.addr {
+		there[a] = true
+	}
+	return there
 }
 
 // Start takes part, under the listener's address, which it owns from now on, also when it fails.
@@ -126,7 +162,8 @@ func (l *Listener) Start(o Options) (*Node, error) {
 	c.ProbeInterval, c.ProbeTimeout, c.SuspicionMult, c.TCPTimeout = probeInterval, probeTimeout, suspicionMult, streamTimeout
 	c.EnableCompression = false // messages of some bytes
 	c.Logger = adapt(l.log)
-	c.Events = events{o.Name, o.Changed}
+	there := &living{addr: map[string]string{}}
+	c.Events = events{o.Name, there, o.Changed}
 	var list *memberlist.Memberlist
 	if err == nil {
 		list, err = memberlist.Create(c)
@@ -135,7 +172,7 @@ func (l *Listener) Start(o Options) (*Node, error) {
 		return nil, errors.Join(fmt.Errorf("start gossip: %w", err), l.Close())
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	n := &Node{list: list, log: l.log, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	n := &Node{list: list, log: l.log, living: there, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	n.Join(o.Seeds)
 	go n.join(ctx)
 	return n, nil
@@ -191,10 +228,7 @@ func (n *Node) join(ctx context.Context) {
 
 // absent are the seeds that are not among the living nodes.
 func (n *Node) absent() []string {
-	there := map[string]bool{}
-	for _, m := range n.list.Members() {
-		there[m.Address()] = true
-	}
+	there := n.living.addresses()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var list []string
@@ -209,11 +243,17 @@ func (n *Node) absent() []string {
 // events passes on what memberlist says of other nodes.
 type events struct {
 	self    string
+	living  *living
 	changed func(name string, lost bool)
 }
 
 func (e events) tell(n *memberlist.Node, lost bool) {
 	if n.Name != e.self {
+		if lost {
+			e.living.remove(n.Name)
+		} else {
+			e.living.put(n.Name, n.Address())
+		}
 		e.changed(n.Name, lost)
 	}
 }

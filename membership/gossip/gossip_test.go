@@ -44,7 +44,12 @@ func (m *member) is(name string, lost bool) bool {
 
 func start(t *testing.T, name string, key byte, log *slog.Logger, seeds ...string) *member {
 	t.Helper()
-	ear, err := Listen("127.0.0.1", log)
+	return startOver(t, nil, name, key, log, seeds...)
+}
+
+func startOver(t *testing.T, over Network, name string, key byte, log *slog.Logger, seeds ...string) *member {
+	t.Helper()
+	ear, err := Listen("127.0.0.1", over, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,10 +139,10 @@ func TestAnotherKeyIsRefused(t *testing.T) {
 
 func TestWhatIsWrongIsRefused(t *testing.T) {
 	leakCheck(t)
-	if _, err := Listen("host.example", quiet()); err == nil || !strings.Contains(err.Error(), "want an IP address") {
+	if _, err := Listen("host.example", nil, quiet()); err == nil || !strings.Contains(err.Error(), "want an IP address") {
 		t.Errorf("a name is listened at: %v", err)
 	}
-	ear, err := Listen("127.0.0.1", quiet())
+	ear, err := Listen("127.0.0.1", nil, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}

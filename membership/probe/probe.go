@@ -64,12 +64,18 @@ type Target struct {
 	Incarnation uint64
 }
 
-// Ping probes once, for at most timeout. config dials a worker of the job.
-func Ping(ctx context.Context, at Target, config *tls.Config, timeout time.Duration) Result {
+// Dialer makes a probe's connection, as net.Dialer.DialContext does.
+type Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// Ping probes once, for at most timeout. config dials a worker of the job, over dial; nil is the plain network.
+func Ping(ctx context.Context, at Target, config *tls.Config, dial Dialer, timeout time.Duration) Result {
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
 	began := time.Now()
 	within, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	r := ping(within, at, config)
+	r := ping(within, at, config, dial)
 	took := time.Since(began)
 	switch {
 	case ctx.Err() != nil:
@@ -81,9 +87,8 @@ func Ping(ctx context.Context, at Target, config *tls.Config, timeout time.Durat
 	return r
 }
 
-func ping(ctx context.Context, at Target, config *tls.Config) Result {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", at.Addr)
+func ping(ctx context.Context, at Target, config *tls.Config, dial Dialer) Result {
+	conn, err := dial(ctx, "tcp", at.Addr)
 	if err != nil {
 		return dialed(err)
 	}

@@ -42,7 +42,7 @@ func TestPing(t *testing.T) {
 	at := Target{Addr: l.Addr().String(), ID: "a", Incarnation: 2}
 	wants := func(at Target, config *tls.Config, timeout time.Duration, want Finding, words string) {
 		t.Helper()
-		if r := Ping(t.Context(), at, config, timeout); r.Finding != want || !strings.Contains(r.Detail, words) {
+		if r := Ping(t.Context(), at, config, nil, timeout); r.Finding != want || !strings.Contains(r.Detail, words) {
 			t.Errorf("got %s (%s), want %s (%s)", r.Finding, r.Detail, want, words)
 		}
 	}
@@ -66,7 +66,7 @@ func TestPing(t *testing.T) {
 	at.Addr = hangs.Addr().String()
 	// Under load this process may be so late itself that it must not say anything.
 	for {
-		r := Ping(t.Context(), at, client, short)
+		r := Ping(t.Context(), at, client, nil, short)
 		if r.Finding == Unclear && strings.Contains(r.Detail, "stood still") {
 			continue
 		}
@@ -77,7 +77,7 @@ func TestPing(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if r := Ping(ended, at, client, long); r.Finding != Unclear {
+	if r := Ping(ended, at, client, nil, long); r.Finding != Unclear {
 		t.Errorf("a probe that was given up found %s", r.Finding)
 	}
 }

@@ -30,12 +30,13 @@ const (
 // Accuse tells the coordinator what was found of a member, and since when it was asked; membership.Session.Suspect is one.
 type Accuse func(ctx context.Context, generation uint64, m membership.Member, found probe.Result, since time.Time) (removed bool, why string, err error)
 
-// Options say who watches. All must be set.
+// Options say who watches. All but Dial must be set.
 type Options struct {
 	ID          string
 	Incarnation uint64
 	Gossip      membership.Gossip
-	TLS         *tls.Config // dials a worker of the job
+	TLS         *tls.Config  // dials a worker of the job
+	Dial        probe.Dialer // of probes; nil: the plain network
 	Accuse      Accuse
 	Log         *slog.Logger
 }
@@ -220,7 +221,7 @@ func (w *Watch) probe(ctx context.Context, m membership.Member) (found probe.Res
 	since = time.Now()
 	at := probe.Target{Addr: m.Addr, ID: m.ID, Incarnation: m.Incarnation}
 	for range 2 {
-		found = probe.Ping(ctx, at, w.o.TLS, pingTimeout*time.Duration(1+w.node.Health()))
+		found = probe.Ping(ctx, at, w.o.TLS, w.o.Dial, pingTimeout*time.Duration(1+w.node.Health()))
 		if found.Finding != probe.Silent && found.Finding != probe.Unreachable {
 			break
 		}

@@ -66,7 +66,7 @@ func start(t *testing.T, id string, server, client *tls.Config, seeds ...string)
 	answers.Register(g)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
-	ear, err := gossip.Listen("127.0.0.1", log)
+	ear, err := gossip.Listen("127.0.0.1", nil, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,9 +5,12 @@ package disturb
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -16,7 +19,7 @@ type Network struct {
 	mu      sync.Mutex
 	cut     chan struct{} // closed when the cut is over; nil: there is none
 	rate    float64       // bytes a second that may be sent; 0: any
-	slowed  int           // how often the rate was set: an older one's end changes nothing
+	slow    chan struct{} // closed when that rate is over; nil: there is none
 	next    time.Time     // the next byte may be sent then
 	dialer  net.Dialer
 	mending *time.Timer
@@ -45,16 +48,24 @@ func (n *Network) mend() {
 func (n *Network) Slow(rate float64, d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.slowed++
-	n.rate = rate
-	mine := n.slowed
+	n.hurry()
+	slow := make(chan struct{})
+	n.rate, n.slow, n.next = rate, slow, time.Time{}
 	time.AfterFunc(d, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if n.slowed == mine {
-			n.rate = 0
+		if n.slow == slow { // an older one's end changes nothing
+			n.hurry()
 		}
 	})
+}
+
+// hurry ends a rate, and lets what waits for it leave. The caller holds mu.
+func (n *Network) hurry() {
+	if n.slow != nil {
+		close(n.slow)
+	}
+	n.rate, n.slow = 0, nil
 }
 
 // passing is nil while nothing is cut; otherwise it is closed when the cut is over.
@@ -67,19 +78,19 @@ func (n *Network) passing() <-chan struct{} {
 // IsCut says whether nothing passes now.
 func (n *Network) IsCut() bool { return n.passing() != nil }
 
-// delay is how long the next bytes have to wait.
-func (n *Network) delay(bytes int) time.Duration {
+// delay is how long the next bytes have to wait, unless over is closed before.
+func (n *Network) delay(bytes int) (d time.Duration, over <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.rate == 0 {
-		return 0
+		return 0, nil
 	}
 	now := time.Now()
 	if n.next.Before(now) {
 		n.next = now
 	}
 	n.next = n.next.Add(time.Duration(float64(bytes) / n.rate * float64(time.Second)))
-	return n.next.Sub(now)
+	return n.next.Sub(now), n.slow
 }
 
 // Dial connects over the network.
@@ -140,11 +151,12 @@ func (c *conn) Write(b []byte) (int, error) {
 	if err := c.pass(c.write); err != nil {
 		return 0, err
 	}
-	if d := c.network.delay(len(b)); d > 0 {
+	if d, over := c.network.delay(len(b)); d > 0 {
 		t := time.NewTimer(d)
 		defer t.Stop()
 		select {
 		case <-t.C:
+		case <-over:
 		case <-c.write.passed():
 			return 0, os.ErrDeadlineExceeded
 		case <-c.closed:
@@ -166,6 +178,15 @@ func (c *conn) pass(d *deadline) error {
 		}
 	}
 	return nil
+}
+
+// SyscallConn is of the socket below, for its options.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	s, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("%T has no socket: %w", c.Conn, errors.ErrUnsupported)
+	}
+	return s.SyscallConn()
 }
 
 func (c *conn) Close() error {

@@ -129,12 +129,18 @@ func TestWaitersOfACutNetworkEnd(t *testing.T) {
 func TestSlowNetworkQueues(t *testing.T) {
 	var n Network
 	n.Slow(1000, time.Hour)
-	first, second := n.delay(1000), n.delay(2000)
+	first, over := n.delay(1000)
+	second, _ := n.delay(2000)
 	if first < 900*time.Millisecond || second < 2900*time.Millisecond {
 		t.Errorf("1000 bytes wait %s and 2000 more %s at 1000 bytes a second, want 1 and 3 s", first, second)
 	}
 	n.Slow(0, time.Hour)
-	if d := n.delay(1 << 30); d != 0 {
+	select {
+	case <-over:
+	default:
+		t.Error("what waited for the old rate still waits")
+	}
+	if d, _ := n.delay(1 << 30); d != 0 {
 		t.Errorf("a network that is not slow any more has %s to wait", d)
 	}
 }

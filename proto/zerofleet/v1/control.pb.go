@@ -266,6 +266,57 @@ func (Evidence) EnumDescriptor() ([]byte, []int) {
 	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{3}
 }
 
+type DisturbanceKind int32
+
+const (
+	DisturbanceKind_DISTURBANCE_KIND_UNSPECIFIED DisturbanceKind = 0
+	// Nothing passes, and no connection breaks.
+	DisturbanceKind_DISTURBANCE_KIND_PARTITION DisturbanceKind = 1
+	// What the worker sends passes slowly.
+	DisturbanceKind_DISTURBANCE_KIND_SLOW DisturbanceKind = 2
+)
+
+// Enum value maps for DisturbanceKind.
+var (
+	DisturbanceKind_name = map[int32]string{
+		0: "DISTURBANCE_KIND_UNSPECIFIED",
+		1: "DISTURBANCE_KIND_PARTITION",
+		2: "DISTURBANCE_KIND_SLOW",
+	}
+	DisturbanceKind_value = map[string]int32{
+		"DISTURBANCE_KIND_UNSPECIFIED": 0,
+		"DISTURBANCE_KIND_PARTITION":   1,
+		"DISTURBANCE_KIND_SLOW":        2,
+	}
+)
+
+func (x DisturbanceKind) Enum() *DisturbanceKind {
+	p := new(DisturbanceKind)
+	*p = x
+	return p
+}
+
+func (x DisturbanceKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DisturbanceKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_zerofleet_v1_control_proto_enumTypes[4].Descriptor()
+}
+
+func (DisturbanceKind) Type() protoreflect.EnumType {
+	return &file_zerofleet_v1_control_proto_enumTypes[4]
+}
+
+func (x DisturbanceKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DisturbanceKind.Descriptor instead.
+func (DisturbanceKind) EnumDescriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{4}
+}
+
 type FetchJobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -743,6 +794,7 @@ type WatchResponse struct {
 	//	*WatchResponse_Instruction
 	//	*WatchResponse_Mark
 	//	*WatchResponse_Ended
+	//	*WatchResponse_Disturbance
 	Change        isWatchResponse_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -821,6 +873,15 @@ func (x *WatchResponse) GetEnded() *Ended {
 	return nil
 }
 
+func (x *WatchResponse) GetDisturbance() *Disturbance {
+	if x != nil {
+		if x, ok := x.Change.(*WatchResponse_Disturbance); ok {
+			return x.Disturbance
+		}
+	}
+	return nil
+}
+
 type isWatchResponse_Change interface {
 	isWatchResponse_Change()
 }
@@ -841,6 +902,10 @@ type WatchResponse_Ended struct {
 	Ended *Ended `protobuf:"bytes,4,opt,name=ended,proto3,oneof"`
 }
 
+type WatchResponse_Disturbance struct {
+	Disturbance *Disturbance `protobuf:"bytes,5,opt,name=disturbance,proto3,oneof"`
+}
+
 func (*WatchResponse_Generation) isWatchResponse_Change() {}
 
 func (*WatchResponse_Instruction) isWatchResponse_Change() {}
@@ -848,6 +913,8 @@ func (*WatchResponse_Instruction) isWatchResponse_Change() {}
 func (*WatchResponse_Mark) isWatchResponse_Change() {}
 
 func (*WatchResponse_Ended) isWatchResponse_Change() {}
+
+func (*WatchResponse_Disturbance) isWatchResponse_Change() {}
 
 // Mark says how far generations have come. Both numbers only grow.
 type Mark struct {
@@ -3548,6 +3615,158 @@ func (x *SuspectResponse) GetWhy() string {
 	return ""
 }
 
+// Disturbance is what a worker's network suffers on purpose. It is told once and stored nowhere; the worker itself ends it.
+type Disturbance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  DisturbanceKind        `protobuf:"varint,1,opt,name=kind,proto3,enum=zerofleet.v1.DisturbanceKind" json:"kind,omitempty"`
+	// How long, from when the worker hears of it.
+	ForNanos int64 `protobuf:"varint,2,opt,name=for_nanos,json=forNanos,proto3" json:"for_nanos,omitempty"`
+	// Bytes a second, of SLOW.
+	Rate          float64 `protobuf:"fixed64,3,opt,name=rate,proto3" json:"rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disturbance) Reset() {
+	*x = Disturbance{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disturbance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disturbance) ProtoMessage() {}
+
+func (x *Disturbance) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disturbance.ProtoReflect.Descriptor instead.
+func (*Disturbance) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Disturbance) GetKind() DisturbanceKind {
+	if x != nil {
+		return x.Kind
+	}
+	return DisturbanceKind_DISTURBANCE_KIND_UNSPECIFIED
+}
+
+func (x *Disturbance) GetForNanos() int64 {
+	if x != nil {
+		return x.ForNanos
+	}
+	return 0
+}
+
+func (x *Disturbance) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+type DisturbRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A worker's id.
+	Worker        string       `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Disturbance   *Disturbance `protobuf:"bytes,2,opt,name=disturbance,proto3" json:"disturbance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisturbRequest) Reset() {
+	*x = DisturbRequest{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisturbRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisturbRequest) ProtoMessage() {}
+
+func (x *DisturbRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisturbRequest.ProtoReflect.Descriptor instead.
+func (*DisturbRequest) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *DisturbRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *DisturbRequest) GetDisturbance() *Disturbance {
+	if x != nil {
+		return x.Disturbance
+	}
+	return nil
+}
+
+type DisturbResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisturbResponse) Reset() {
+	*x = DisturbResponse{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisturbResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisturbResponse) ProtoMessage() {}
+
+func (x *DisturbResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisturbResponse.ProtoReflect.Descriptor instead.
+func (*DisturbResponse) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{47}
+}
+
 var File_zerofleet_v1_control_proto protoreflect.FileDescriptor
 
 const file_zerofleet_v1_control_proto_rawDesc = "" +
@@ -3583,14 +3802,15 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\x0f\n" +
 	"\rRenewResponse\">\n" +
 	"\fWatchRequest\x12.\n" +
-	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\xeb\x01\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\xaa\x02\n" +
 	"\rWatchResponse\x12:\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x18.zerofleet.v1.GenerationH\x00R\n" +
 	"generation\x12=\n" +
 	"\vinstruction\x18\x02 \x01(\v2\x19.zerofleet.v1.InstructionH\x00R\vinstruction\x12(\n" +
 	"\x04mark\x18\x03 \x01(\v2\x12.zerofleet.v1.MarkH\x00R\x04mark\x12+\n" +
-	"\x05ended\x18\x04 \x01(\v2\x13.zerofleet.v1.EndedH\x00R\x05endedB\b\n" +
+	"\x05ended\x18\x04 \x01(\v2\x13.zerofleet.v1.EndedH\x00R\x05ended\x12=\n" +
+	"\vdisturbance\x18\x05 \x01(\v2\x19.zerofleet.v1.DisturbanceH\x00R\vdisturbanceB\b\n" +
 	"\x06change\"F\n" +
 	"\x04Mark\x12\x18\n" +
 	"\asettled\x18\x01 \x01(\x04R\asettled\x12\x12\n" +
@@ -3846,7 +4066,15 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\fsince_millis\x18\x06 \x01(\rR\vsinceMillis\"=\n" +
 	"\x0fSuspectResponse\x12\x18\n" +
 	"\aremoved\x18\x01 \x01(\bR\aremoved\x12\x10\n" +
-	"\x03why\x18\x02 \x01(\tR\x03why*\xaf\x01\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"q\n" +
+	"\vDisturbance\x121\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.zerofleet.v1.DisturbanceKindR\x04kind\x12\x1b\n" +
+	"\tfor_nanos\x18\x02 \x01(\x03R\bforNanos\x12\x12\n" +
+	"\x04rate\x18\x03 \x01(\x01R\x04rate\"e\n" +
+	"\x0eDisturbRequest\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x12;\n" +
+	"\vdisturbance\x18\x02 \x01(\v2\x19.zerofleet.v1.DisturbanceR\vdisturbance\"\x11\n" +
+	"\x0fDisturbResponse*\xaf\x01\n" +
 	"\x0fInstructionKind\x12 \n" +
 	"\x1cINSTRUCTION_KIND_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bINSTRUCTION_KIND_CHECKPOINT\x10\x01\x12\x19\n" +
@@ -3874,7 +4102,11 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x14EVIDENCE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10EVIDENCE_REFUSED\x10\x01\x12\x13\n" +
 	"\x0fEVIDENCE_SILENT\x10\x02\x12\x18\n" +
-	"\x14EVIDENCE_UNREACHABLE\x10\x032\x8c\a\n" +
+	"\x14EVIDENCE_UNREACHABLE\x10\x03*n\n" +
+	"\x0fDisturbanceKind\x12 \n" +
+	"\x1cDISTURBANCE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
+	"\x1aDISTURBANCE_KIND_PARTITION\x10\x01\x12\x19\n" +
+	"\x15DISTURBANCE_KIND_SLOW\x10\x022\x8c\a\n" +
 	"\aControl\x12I\n" +
 	"\bFetchJob\x12\x1d.zerofleet.v1.FetchJobRequest\x1a\x1e.zerofleet.v1.FetchJobResponse\x12I\n" +
 	"\bRegister\x12\x1d.zerofleet.v1.RegisterRequest\x1a\x1e.zerofleet.v1.RegisterResponse\x12@\n" +
@@ -3887,10 +4119,11 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x05Drain\x12\x1a.zerofleet.v1.DrainRequest\x1a\x1b.zerofleet.v1.DrainResponse\x12[\n" +
 	"\x0eCommitManifest\x12#.zerofleet.v1.CommitManifestRequest\x1a$.zerofleet.v1.CommitManifestResponse\x12I\n" +
 	"\bFinished\x12\x1d.zerofleet.v1.FinishedRequest\x1a\x1e.zerofleet.v1.FinishedResponse\x12F\n" +
-	"\aSuspect\x12\x1c.zerofleet.v1.SuspectRequest\x1a\x1d.zerofleet.v1.SuspectResponse2\x8b\x01\n" +
+	"\aSuspect\x12\x1c.zerofleet.v1.SuspectRequest\x1a\x1d.zerofleet.v1.SuspectResponse2\xd3\x01\n" +
 	"\bOperator\x12C\n" +
 	"\x06Status\x12\x1b.zerofleet.v1.StatusRequest\x1a\x1c.zerofleet.v1.StatusResponse\x12:\n" +
-	"\x03Ask\x12\x18.zerofleet.v1.AskRequest\x1a\x19.zerofleet.v1.AskResponseB?Z=github.com/zerofleet/zerofleet/proto/zerofleet/v1;zerofleetv1b\x06proto3"
+	"\x03Ask\x12\x18.zerofleet.v1.AskRequest\x1a\x19.zerofleet.v1.AskResponse\x12F\n" +
+	"\aDisturb\x12\x1c.zerofleet.v1.DisturbRequest\x1a\x1d.zerofleet.v1.DisturbResponseB?Z=github.com/zerofleet/zerofleet/proto/zerofleet/v1;zerofleetv1b\x06proto3"
 
 var (
 	file_zerofleet_v1_control_proto_rawDescOnce sync.Once
@@ -3904,138 +4137,147 @@ func file_zerofleet_v1_control_proto_rawDescGZIP() []byte {
 	return file_zerofleet_v1_control_proto_rawDescData
 }
 
-var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_zerofleet_v1_control_proto_goTypes = []any{
 	(InstructionKind)(0),             // 0: zerofleet.v1.InstructionKind
 	(Phase)(0),                       // 1: zerofleet.v1.Phase
 	(Outcome)(0),                     // 2: zerofleet.v1.Outcome
 	(Evidence)(0),                    // 3: zerofleet.v1.Evidence
-	(*FetchJobRequest)(nil),          // 4: zerofleet.v1.FetchJobRequest
-	(*FetchJobResponse)(nil),         // 5: zerofleet.v1.FetchJobResponse
-	(*Identity)(nil),                 // 6: zerofleet.v1.Identity
-	(*RegisterRequest)(nil),          // 7: zerofleet.v1.RegisterRequest
-	(*RegisterResponse)(nil),         // 8: zerofleet.v1.RegisterResponse
-	(*RenewRequest)(nil),             // 9: zerofleet.v1.RenewRequest
-	(*RenewResponse)(nil),            // 10: zerofleet.v1.RenewResponse
-	(*WatchRequest)(nil),             // 11: zerofleet.v1.WatchRequest
-	(*WatchResponse)(nil),            // 12: zerofleet.v1.WatchResponse
-	(*Mark)(nil),                     // 13: zerofleet.v1.Mark
-	(*Generation)(nil),               // 14: zerofleet.v1.Generation
-	(*Handover)(nil),                 // 15: zerofleet.v1.Handover
-	(*Holder)(nil),                   // 16: zerofleet.v1.Holder
-	(*PromiseRequest)(nil),           // 17: zerofleet.v1.PromiseRequest
-	(*PromiseResponse)(nil),          // 18: zerofleet.v1.PromiseResponse
-	(*HeldState)(nil),                // 19: zerofleet.v1.HeldState
-	(*SettleRequest)(nil),            // 20: zerofleet.v1.SettleRequest
-	(*SettleResponse)(nil),           // 21: zerofleet.v1.SettleResponse
-	(*DrainRequest)(nil),             // 22: zerofleet.v1.DrainRequest
-	(*DrainResponse)(nil),            // 23: zerofleet.v1.DrainResponse
-	(*Member)(nil),                   // 24: zerofleet.v1.Member
-	(*Restore)(nil),                  // 25: zerofleet.v1.Restore
-	(*Instruction)(nil),              // 26: zerofleet.v1.Instruction
-	(*ReportRequest)(nil),            // 27: zerofleet.v1.ReportRequest
-	(*ReportResponse)(nil),           // 28: zerofleet.v1.ReportResponse
-	(*ReportEntry)(nil),              // 29: zerofleet.v1.ReportEntry
-	(*WorkerState)(nil),              // 30: zerofleet.v1.WorkerState
-	(*StepLine)(nil),                 // 31: zerofleet.v1.StepLine
-	(*EvaluationLine)(nil),           // 32: zerofleet.v1.EvaluationLine
-	(*Event)(nil),                    // 33: zerofleet.v1.Event
-	(*StoreFingerprintRequest)(nil),  // 34: zerofleet.v1.StoreFingerprintRequest
-	(*StoreFingerprintResponse)(nil), // 35: zerofleet.v1.StoreFingerprintResponse
-	(*CommitManifestRequest)(nil),    // 36: zerofleet.v1.CommitManifestRequest
-	(*CommitManifestResponse)(nil),   // 37: zerofleet.v1.CommitManifestResponse
-	(*FinishedRequest)(nil),          // 38: zerofleet.v1.FinishedRequest
-	(*FinishedResponse)(nil),         // 39: zerofleet.v1.FinishedResponse
-	(*AskRequest)(nil),               // 40: zerofleet.v1.AskRequest
-	(*AskResponse)(nil),              // 41: zerofleet.v1.AskResponse
-	(*StatusRequest)(nil),            // 42: zerofleet.v1.StatusRequest
-	(*StatusResponse)(nil),           // 43: zerofleet.v1.StatusResponse
-	(*Losses)(nil),                   // 44: zerofleet.v1.Losses
-	(*WorkerStatus)(nil),             // 45: zerofleet.v1.WorkerStatus
-	(*Ended)(nil),                    // 46: zerofleet.v1.Ended
-	(*SuspectRequest)(nil),           // 47: zerofleet.v1.SuspectRequest
-	(*SuspectResponse)(nil),          // 48: zerofleet.v1.SuspectResponse
-	nil,                              // 49: zerofleet.v1.WorkerState.MemoryBytesEntry
-	nil,                              // 50: zerofleet.v1.StepLine.TierBytesEntry
-	nil,                              // 51: zerofleet.v1.StepLine.SentBytesEntry
-	nil,                              // 52: zerofleet.v1.Event.FieldsEntry
-	nil,                              // 53: zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	(DisturbanceKind)(0),             // 4: zerofleet.v1.DisturbanceKind
+	(*FetchJobRequest)(nil),          // 5: zerofleet.v1.FetchJobRequest
+	(*FetchJobResponse)(nil),         // 6: zerofleet.v1.FetchJobResponse
+	(*Identity)(nil),                 // 7: zerofleet.v1.Identity
+	(*RegisterRequest)(nil),          // 8: zerofleet.v1.RegisterRequest
+	(*RegisterResponse)(nil),         // 9: zerofleet.v1.RegisterResponse
+	(*RenewRequest)(nil),             // 10: zerofleet.v1.RenewRequest
+	(*RenewResponse)(nil),            // 11: zerofleet.v1.RenewResponse
+	(*WatchRequest)(nil),             // 12: zerofleet.v1.WatchRequest
+	(*WatchResponse)(nil),            // 13: zerofleet.v1.WatchResponse
+	(*Mark)(nil),                     // 14: zerofleet.v1.Mark
+	(*Generation)(nil),               // 15: zerofleet.v1.Generation
+	(*Handover)(nil),                 // 16: zerofleet.v1.Handover
+	(*Holder)(nil),                   // 17: zerofleet.v1.Holder
+	(*PromiseRequest)(nil),           // 18: zerofleet.v1.PromiseRequest
+	(*PromiseResponse)(nil),          // 19: zerofleet.v1.PromiseResponse
+	(*HeldState)(nil),                // 20: zerofleet.v1.HeldState
+	(*SettleRequest)(nil),            // 21: zerofleet.v1.SettleRequest
+	(*SettleResponse)(nil),           // 22: zerofleet.v1.SettleResponse
+	(*DrainRequest)(nil),             // 23: zerofleet.v1.DrainRequest
+	(*DrainResponse)(nil),            // 24: zerofleet.v1.DrainResponse
+	(*Member)(nil),                   // 25: zerofleet.v1.Member
+	(*Restore)(nil),                  // 26: zerofleet.v1.Restore
+	(*Instruction)(nil),              // 27: zerofleet.v1.Instruction
+	(*ReportRequest)(nil),            // 28: zerofleet.v1.ReportRequest
+	(*ReportResponse)(nil),           // 29: zerofleet.v1.ReportResponse
+	(*ReportEntry)(nil),              // 30: zerofleet.v1.ReportEntry
+	(*WorkerState)(nil),              // 31: zerofleet.v1.WorkerState
+	(*StepLine)(nil),                 // 32: zerofleet.v1.StepLine
+	(*EvaluationLine)(nil),           // 33: zerofleet.v1.EvaluationLine
+	(*Event)(nil),                    // 34: zerofleet.v1.Event
+	(*StoreFingerprintRequest)(nil),  // 35: zerofleet.v1.StoreFingerprintRequest
+	(*StoreFingerprintResponse)(nil), // 36: zerofleet.v1.StoreFingerprintResponse
+	(*CommitManifestRequest)(nil),    // 37: zerofleet.v1.CommitManifestRequest
+	(*CommitManifestResponse)(nil),   // 38: zerofleet.v1.CommitManifestResponse
+	(*FinishedRequest)(nil),          // 39: zerofleet.v1.FinishedRequest
+	(*FinishedResponse)(nil),         // 40: zerofleet.v1.FinishedResponse
+	(*AskRequest)(nil),               // 41: zerofleet.v1.AskRequest
+	(*AskResponse)(nil),              // 42: zerofleet.v1.AskResponse
+	(*StatusRequest)(nil),            // 43: zerofleet.v1.StatusRequest
+	(*StatusResponse)(nil),           // 44: zerofleet.v1.StatusResponse
+	(*Losses)(nil),                   // 45: zerofleet.v1.Losses
+	(*WorkerStatus)(nil),             // 46: zerofleet.v1.WorkerStatus
+	(*Ended)(nil),                    // 47: zerofleet.v1.Ended
+	(*SuspectRequest)(nil),           // 48: zerofleet.v1.SuspectRequest
+	(*SuspectResponse)(nil),          // 49: zerofleet.v1.SuspectResponse
+	(*Disturbance)(nil),              // 50: zerofleet.v1.Disturbance
+	(*DisturbRequest)(nil),           // 51: zerofleet.v1.DisturbRequest
+	(*DisturbResponse)(nil),          // 52: zerofleet.v1.DisturbResponse
+	nil,                              // 53: zerofleet.v1.WorkerState.MemoryBytesEntry
+	nil,                              // 54: zerofleet.v1.StepLine.TierBytesEntry
+	nil,                              // 55: zerofleet.v1.StepLine.SentBytesEntry
+	nil,                              // 56: zerofleet.v1.Event.FieldsEntry
+	nil,                              // 57: zerofleet.v1.WorkerStatus.MemoryBytesEntry
 }
 var file_zerofleet_v1_control_proto_depIdxs = []int32{
-	6,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
-	6,  // 1: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
-	14, // 2: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
-	26, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
-	13, // 4: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
-	46, // 5: zerofleet.v1.WatchResponse.ended:type_name -> zerofleet.v1.Ended
-	24, // 6: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
-	25, // 7: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
-	15, // 8: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
-	16, // 9: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
-	6,  // 10: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
-	19, // 11: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
-	6,  // 12: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
-	6,  // 13: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
-	0,  // 14: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
-	6,  // 15: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
-	29, // 16: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
-	30, // 17: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
-	31, // 18: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
-	32, // 19: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	33, // 20: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
-	1,  // 21: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
-	49, // 22: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
-	50, // 23: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
-	51, // 24: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
-	52, // 25: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
-	6,  // 26: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
-	6,  // 27: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
-	6,  // 28: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
-	2,  // 29: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
-	0,  // 30: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
-	31, // 31: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
-	32, // 32: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	45, // 33: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
-	44, // 34: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
-	1,  // 35: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
-	53, // 36: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
-	6,  // 37: zerofleet.v1.SuspectRequest.worker:type_name -> zerofleet.v1.Identity
-	6,  // 38: zerofleet.v1.SuspectRequest.suspect:type_name -> zerofleet.v1.Identity
-	3,  // 39: zerofleet.v1.SuspectRequest.evidence:type_name -> zerofleet.v1.Evidence
-	4,  // 40: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
-	7,  // 41: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
-	9,  // 42: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
-	11, // 43: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
-	27, // 44: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
-	34, // 45: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
-	17, // 46: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
-	20, // 47: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
-	22, // 48: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
-	36, // 49: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
-	38, // 50: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
-	47, // 51: zerofleet.v1.Control.Suspect:input_type -> zerofleet.v1.SuspectRequest
-	42, // 52: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
-	40, // 53: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
-	5,  // 54: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
-	8,  // 55: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
-	10, // 56: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
-	12, // 57: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
-	28, // 58: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
-	35, // 59: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
-	18, // 60: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
-	21, // 61: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
-	23, // 62: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
-	37, // 63: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
-	39, // 64: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
-	48, // 65: zerofleet.v1.Control.Suspect:output_type -> zerofleet.v1.SuspectResponse
-	43, // 66: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
-	41, // 67: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
-	54, // [54:68] is the sub-list for method output_type
-	40, // [40:54] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	7,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 1: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
+	15, // 2: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
+	27, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
+	14, // 4: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
+	47, // 5: zerofleet.v1.WatchResponse.ended:type_name -> zerofleet.v1.Ended
+	50, // 6: zerofleet.v1.WatchResponse.disturbance:type_name -> zerofleet.v1.Disturbance
+	25, // 7: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
+	26, // 8: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
+	16, // 9: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
+	17, // 10: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
+	7,  // 11: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
+	20, // 12: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
+	7,  // 13: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 14: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
+	0,  // 15: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
+	7,  // 16: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
+	30, // 17: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
+	31, // 18: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
+	32, // 19: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
+	33, // 20: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	34, // 21: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
+	1,  // 22: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
+	53, // 23: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
+	54, // 24: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
+	55, // 25: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
+	56, // 26: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
+	7,  // 27: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 28: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 29: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
+	2,  // 30: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
+	0,  // 31: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
+	32, // 32: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
+	33, // 33: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	46, // 34: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
+	45, // 35: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
+	1,  // 36: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
+	57, // 37: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	7,  // 38: zerofleet.v1.SuspectRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 39: zerofleet.v1.SuspectRequest.suspect:type_name -> zerofleet.v1.Identity
+	3,  // 40: zerofleet.v1.SuspectRequest.evidence:type_name -> zerofleet.v1.Evidence
+	4,  // 41: zerofleet.v1.Disturbance.kind:type_name -> zerofleet.v1.DisturbanceKind
+	50, // 42: zerofleet.v1.DisturbRequest.disturbance:type_name -> zerofleet.v1.Disturbance
+	5,  // 43: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
+	8,  // 44: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
+	10, // 45: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
+	12, // 46: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
+	28, // 47: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
+	35, // 48: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
+	18, // 49: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
+	21, // 50: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
+	23, // 51: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
+	37, // 52: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
+	39, // 53: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
+	48, // 54: zerofleet.v1.Control.Suspect:input_type -> zerofleet.v1.SuspectRequest
+	43, // 55: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
+	41, // 56: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
+	51, // 57: zerofleet.v1.Operator.Disturb:input_type -> zerofleet.v1.DisturbRequest
+	6,  // 58: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
+	9,  // 59: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
+	11, // 60: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
+	13, // 61: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
+	29, // 62: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
+	36, // 63: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
+	19, // 64: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
+	22, // 65: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
+	24, // 66: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
+	38, // 67: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
+	40, // 68: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
+	49, // 69: zerofleet.v1.Control.Suspect:output_type -> zerofleet.v1.SuspectResponse
+	44, // 70: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
+	42, // 71: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
+	52, // 72: zerofleet.v1.Operator.Disturb:output_type -> zerofleet.v1.DisturbResponse
+	58, // [58:73] is the sub-list for method output_type
+	43, // [43:58] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_zerofleet_v1_control_proto_init() }
@@ -4048,6 +4290,7 @@ func file_zerofleet_v1_control_proto_init() {
 		(*WatchResponse_Instruction)(nil),
 		(*WatchResponse_Mark)(nil),
 		(*WatchResponse_Ended)(nil),
+		(*WatchResponse_Disturbance)(nil),
 	}
 	file_zerofleet_v1_control_proto_msgTypes[25].OneofWrappers = []any{
 		(*ReportEntry_State)(nil),
@@ -4060,8 +4303,8 @@ func file_zerofleet_v1_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zerofleet_v1_control_proto_rawDesc), len(file_zerofleet_v1_control_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   50,
+			NumEnums:      5,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

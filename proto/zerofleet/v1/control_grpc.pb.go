@@ -594,8 +594,9 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Operator_Status_FullMethodName = "/zerofleet.v1.Operator/Status"
-	Operator_Ask_FullMethodName    = "/zerofleet.v1.Operator/Ask"
+	Operator_Status_FullMethodName  = "/zerofleet.v1.Operator/Status"
+	Operator_Ask_FullMethodName     = "/zerofleet.v1.Operator/Ask"
+	Operator_Disturb_FullMethodName = "/zerofleet.v1.Operator/Disturb"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -607,6 +608,8 @@ type OperatorClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Ask carries out what a person wants of a run. INVALID_ARGUMENT says why it cannot be.
 	Ask(ctx context.Context, in *AskRequest, opts ...grpc.CallOption) (*AskResponse, error)
+	// Disturb disturbs a worker's network on purpose, from now and for a while. NOT_FOUND: no such worker is connected.
+	Disturb(ctx context.Context, in *DisturbRequest, opts ...grpc.CallOption) (*DisturbResponse, error)
 }
 
 type operatorClient struct {
@@ -637,6 +640,16 @@ func (c *operatorClient) Ask(ctx context.Context, in *AskRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *operatorClient) Disturb(ctx context.Context, in *DisturbRequest, opts ...grpc.CallOption) (*DisturbResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisturbResponse)
+	err := c.cc.Invoke(ctx, Operator_Disturb_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -646,6 +659,8 @@ type OperatorServer interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Ask carries out what a person wants of a run. INVALID_ARGUMENT says why it cannot be.
 	Ask(context.Context, *AskRequest) (*AskResponse, error)
+	// Disturb disturbs a worker's network on purpose, from now and for a while. NOT_FOUND: no such worker is connected.
+	Disturb(context.Context, *DisturbRequest) (*DisturbResponse, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -661,6 +676,9 @@ func (UnimplementedOperatorServer) Status(context.Context, *StatusRequest) (*Sta
 }
 func (UnimplementedOperatorServer) Ask(context.Context, *AskRequest) (*AskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ask not implemented")
+}
+func (UnimplementedOperatorServer) Disturb(context.Context, *DisturbRequest) (*DisturbResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Disturb not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -719,6 +737,24 @@ func _Operator_Ask_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_Disturb_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisturbRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Disturb(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Disturb_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Disturb(ctx, req.(*DisturbRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -733,6 +769,10 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Ask",
 			Handler:    _Operator_Ask_Handler,
+		},
+		{
+			MethodName: "Disturb",
+			Handler:    _Operator_Disturb_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
