@@ -18,6 +18,7 @@ type losses struct {
 	generation, over, settled uint64        // the newest that are told of
 	since                     time.Time     // the loss that is being recovered from was seen; zero: none is
 	removed                   map[life]bool // counted, and perhaps seen to end later
+	joined                    map[life]bool // told of
 	checkpointed              uint64        // step of the newest checkpoint
 	checkpointFailures        uint32
 	failing                   string // why a newer one than that is not there yet
@@ -38,6 +39,11 @@ func (l *losses) see(e eventJSON) {
 		}
 		l.workers++
 		l.lose(e.Time)
+	case "worker_joined":
+		if l.joined == nil {
+			l.joined = map[life]bool{}
+		}
+		l.joined[life{e.Fields["worker"], e.count("incarnation")}] = true
 	case "worker_drained":
 		l.drained++
 	case "checkpoint":

@@ -304,6 +304,13 @@ func (r *record) told() (generation, over, settled uint64) {
 	return r.losses.generation, r.losses.over, r.losses.settled
 }
 
+// hasJoined says whether an event tells of a worker's life.
+func (r *record) hasJoined(w life) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.losses.joined[w]
+}
+
 // lostSince is when the loss was seen that is being recovered from; zero: none is.
 func (r *record) lostSince() time.Time {
 	r.mu.Lock()

@@ -165,10 +165,6 @@ func (s *server) Register(ctx context.Context, r *zerofleetv1.RegisterRequest) (
 		return nil, err
 	}
 	s.suspects.hears(life{w.ID, w.Incarnation}, now)
-	if w.Registered.Equal(now) { // and not the answer to a call that was repeated
-		s.record.event("worker_joined", fmt.Sprintf("worker %s joined: %s, process %d on %s", w.ID, w.Device, w.PID, w.Host), "",
-			map[string]string{"worker": w.ID, "incarnation": fmt.Sprint(w.Incarnation), "addr": w.Addr})
-	}
 	return &zerofleetv1.RegisterResponse{Id: w.ID, Incarnation: w.Incarnation, LeaseSeconds: uint32(leaseTTL / time.Second),
 		GossipKey: s.gossipKey, GossipSeeds: others}, nil
 }

@@ -2,15 +2,23 @@ package coordinator
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/zerofleet/zerofleet/membership"
 	"github.com/zerofleet/zerofleet/membership/store"
 )
 
-// tells writes the events of generations and marks. They follow from what is stored, not from the act of storing it: what a
+// tells writes the events of workers that have joined, of generations and of marks. They follow from what is stored, not from the act of storing it: what a
 // coordinator that was killed in between has not told, the next one tells.
 func (r *reconciler) tells(v store.View) {
+	for _, id := range slices.SortedFunc(maps.Keys(v.Registrations), membership.CompareIDs) {
+		if w := v.Registrations[id]; !r.record.hasJoined(life{id, w.Incarnation}) {
+			r.record.event("worker_joined", fmt.Sprintf("worker %s joined: %s, process %d on %s", w.ID, w.Device, w.PID, w.Host), "",
+				map[string]string{"worker": w.ID, "incarnation": fmt.Sprint(w.Incarnation), "addr": w.Addr})
+		}
+	}
 	generation, over, settled := r.record.told()
 	g := v.Generation
 	if g.Number > generation {
