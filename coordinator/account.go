@@ -24,10 +24,8 @@ func (a *account) step(s stepJSON) {
 		return
 	}
 	own := time.Duration(float64(s.Tokens) / float64(s.TokensPerSecond) * float64(time.Second))
-	var since time.Duration
-	if a.told.IsZero() {
-		since = own
-	} else if since = s.Time.Sub(a.told); since < 0 { // another machine's clock
+	since := s.Time.Sub(a.told)
+	if a.told.IsZero() || since < 0 { // the first, or another machine's clock
 		since = own
 	}
 	a.wall, a.told = a.wall+since, s.Time

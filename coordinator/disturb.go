@@ -64,7 +64,7 @@ func (w *watchStreams) get(id string) *watchStream {
 	return w.of[id]
 }
 
-// Disturb passes a disturbance on to a worker that is connected. It is stored nowhere: it is for now.
+// Disturb passes a disturbance on to a worker that is connected. It is stored nowhere: who is not connected at that moment never hears of it.
 func (s *server) Disturb(_ context.Context, r *zerofleetv1.DisturbRequest) (*zerofleetv1.DisturbResponse, error) {
 	d := r.GetDisturbance()
 	kind, lasts := "", time.Duration(d.GetForNanos())

@@ -28,7 +28,7 @@ func reattach(ctx context.Context, o Options, dir string, view *feed) (attached 
 		return false, 0, err
 	}
 	if r.view.Run.Listen != "" {
-		living += joined(r.view)
+		living += guests(r.view, r.view.Registrations)
 	}
 	again := "for another run give another output.dir; to go on from its newest checkpoint:\n" + resumeLine(r.view.Run) // a line of its own, to copy
 	switch {
@@ -70,9 +70,10 @@ func living(v store.View) (n int, err error) {
 	return n, nil
 }
 
-// joined is how many workers that were not launched here may be alive: nobody has said that they are not.
-func joined(v store.View) (n int) {
-	for id, w := range v.Registrations {
+// guests are those of some workers that were not launched here, and have neither finished nor left. Of the registrations they
+// are those that may be alive: nobody has said that they are not.
+func guests(v store.View, of map[string]store.Worker) (n int) {
+	for id, w := range of {
 		p, launched := v.Processes[id]
 		f, finished := v.Finished[id]
 		if !w.Removed && (!launched || p.PID != w.PID) && (!finished || f.Incarnation != w.Incarnation) {

@@ -189,7 +189,7 @@ func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
 	return d.again, nil
 }
 
-// suspends tells when the run stops making steps for now, and when it makes them again.
+// suspends tells when the run is suspended, and when it goes on.
 func (r *reconciler) suspends(v store.View, d decision) {
 	was := r.server.board.suspends(d.suspended, d.why)
 	switch {
@@ -414,7 +414,7 @@ func (r *reconciler) end(ctx context.Context, v store.View, now time.Time) (agai
 		}
 	}
 	if now.Before(r.ending.guests) {
-		left += guests(v)
+		left += guests(v, v.Workers)
 		again = r.ending.guests
 	}
 	if left == 0 {
@@ -453,18 +453,6 @@ func (r *reconciler) end(ctx context.Context, v store.View, now time.Time) (agai
 		again = r.ending.signals[0].at
 	}
 	return again, nil
-}
-
-// guests are living workers that were not launched here, and have neither finished nor left.
-func guests(v store.View) (n int) {
-	for id, w := range v.Workers {
-		p, launched := v.Processes[id]
-		f, finished := v.Finished[id]
-		if (!launched || p.PID != w.PID) && (!finished || f.Incarnation != w.Incarnation) {
-			n++
-		}
-	}
-	return n
 }
 
 // leadAgain takes the lead back after this process stood still for so long that its election key ended. Nobody else can

@@ -74,7 +74,7 @@ type Decision struct {
 	Over bool
 	// Reconfigure asks the members to end the generation after the running step.
 	Reconfigure bool
-	// Suspended says that the job does not go on for now: it was asked to wait, there are too few workers, or all machines go.
+	// Suspended says that the job waits: it was asked to, there are too few workers, or all machines go.
 	// What was in memory is in a checkpoint.
 	Suspended bool
 	// Why says it in words, for the event log.
@@ -254,7 +254,7 @@ func plan(v View, reason string) Decision {
 	return Decision{Next: g, Why: g.Why}
 }
 
-// waits says why a job with these workers does not go on for now; "" when it does.
+// waits says why a job with these workers waits; "" when it goes on.
 func waits(v View, stay []Candidate) string {
 	if v.Paused {
 		return askedToWait

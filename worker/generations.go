@@ -350,14 +350,7 @@ func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.
 // though this worker has not heard of it, or came to nothing. When g begins from a checkpoint, nothing is.
 func (i *incarnation) sort(g membership.Generation) error {
 	if g.Handover == nil {
-		var errs []error
-		for _, s := range []*state{i.settled, i.unsettled} {
-			if s != nil {
-				errs = append(errs, s.t.Close())
-			}
-		}
-		i.settled, i.unsettled = nil, nil
-		return errors.Join(errs...)
+		return i.release()
 	}
 	if i.unsettled == nil {
 		return nil

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/zerofleet/zerofleet/membership/membershiptest"
 )
 
 // patience bounds every wait.
@@ -68,16 +70,7 @@ func startOver(t *testing.T, over Network, name string, key byte, log *slog.Logg
 
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(patience)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("waited %s for %s", patience, what)
-		}
-	}
+	membershiptest.Await(t, patience, what, ok)
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

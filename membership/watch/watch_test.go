@@ -92,16 +92,7 @@ func start(t *testing.T, id string, server, client *tls.Config, seeds ...string)
 
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(patience)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("waited %s for %s", patience, what)
-		}
-	}
+	membershiptest.Await(t, patience, what, ok)
 }
 
 // three are members of one generation that have heard of each other.

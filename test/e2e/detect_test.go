@@ -66,6 +66,21 @@ func (p *place) wantsHashOfEndless() {
 	}
 }
 
+// endsEndless stops an endless run, with its guests, and compares it with an undisturbed one of as many steps. It returns how
+// many steps were made again.
+func (p *place) endsEndless(c *command, guests ...*command) (redone int) {
+	p.t.Helper()
+	p.run("cancel", "runs/job").wants(p.t, 0)
+	c.wait().wants(p.t, 130)
+	for _, g := range guests {
+		g.wait().wants(p.t, 0)
+	}
+	p.wantsNothingLeft()
+	redone = p.wantsDeal("runs/job", 8)
+	p.wantsHashOfEndless()
+	return redone
+}
+
 // members are of the newest generation.
 func (p *place) members() []string {
 	p.t.Helper()

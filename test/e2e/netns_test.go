@@ -89,14 +89,9 @@ func TestPartitionOfOneWorker(t *testing.T) {
 	p.wantsRemoved("2", "unreachable", "0 1")
 	n.mend()
 	p.await("its return", func() bool { return len(p.members()) == 3 && len(p.events("runs/job", "settled")) >= 3 })
-	p.run("cancel", "runs/job").wants(t, 0)
-	c.wait().wants(t, 130)
-	guest.wait().wants(t, 0)
-	p.wantsNothingLeft()
-	if redone := p.wantsDeal("runs/job", 8); redone > 1 {
+	if redone := p.endsEndless(c, guest); redone > 1 {
 		t.Errorf("%d steps were redone after one loss", redone)
 	}
-	p.wantsHashOfEndless()
 }
 
 // The coordinator and one worker are on this side, two workers on the other. Nobody there can be heard: their leases run
@@ -112,14 +107,7 @@ func TestPartitionOfMostWorkers(t *testing.T) {
 	p.await("the one to go on", func() bool { return len(p.members()) == 1 && len(p.events("runs/job", "settled")) == 2 })
 	n.mend()
 	p.await("their return", func() bool { return len(p.members()) == 3 })
-	p.run("cancel", "runs/job").wants(t, 0)
-	c.wait().wants(t, 130)
-	for _, g := range guests {
-		g.wait().wants(t, 0)
-	}
-	p.wantsNothingLeft()
-	p.wantsDeal("runs/job", 8)
-	p.wantsHashOfEndless()
+	p.endsEndless(c, guests...)
 }
 
 // The coordinator is alone on this side, for longer than a lease and what is waited after it: training goes on, and when
@@ -136,14 +124,7 @@ func TestPartitionOfTheCoordinator(t *testing.T) {
 	n.mend()
 	told := len(p.steps("runs/job"))
 	p.awaitStep("runs/job", told+10)
-	p.run("cancel", "runs/job").wants(t, 0)
-	c.wait().wants(t, 130)
-	for _, g := range guests {
-		g.wait().wants(t, 0)
-	}
-	p.wantsNothingLeft()
-	p.wantsDeal("runs/job", 8)
-	p.wantsHashOfEndless()
+	p.endsEndless(c, guests...)
 	if g := p.events("runs/job", "generation"); len(g) != 1 {
 		t.Errorf("generations: %+v, want the first alone", g)
 	}
