@@ -118,6 +118,11 @@ type Group interface {
 	// Broadcast gives every rank root's buf, [n] of one type.
 	Broadcast(ctx context.Context, name string, root int, buf Buffer) *Pending
 
+	// Share lets peers on this host read b where it is, while the Group lasts: what operations send from it is not copied on
+	// the way. b is the mapping of all of file fd, which is sealed against shrinking, growing and other writers
+	// (kernels/memfd); both must stay until Close. A Group that shares no memory ignores it.
+	Share(b []byte, fd int) error
+
 	// Stats is a copy of the counters since the Group began.
 	Stats() Stats
 	// Records is a copy of the flight recorder: the last MaxRecords operations in the

@@ -21,6 +21,7 @@ type Stats struct {
 
 // PeerStats are the counters towards one peer.
 type PeerStats struct {
+	Transport                          string // that carries frames: "shm", "lanes", "grpc"; "" at the own rank
 	SentBytes, ReceivedBytes           uint64 // tensor and record bytes, without headers
 	FrameBytesSent, FrameBytesReceived uint64 // with our headers and control frames, before the transport's own
 }

@@ -22,7 +22,6 @@ var absentValues = map[string][]string{
 	"sharding.wire.gradients":    {"int8"},
 	"sharding.reduction":         {"tree8"},
 	"sharding.exact":             {"preferred", "off"},
-	"collective.transport":       {"lanes", "shm"},
 	"output.formats":             {"gguf"},
 	"recovery.replica_tier":      {"nvme"},
 	"train.leaf":                 {anyOther},

@@ -116,7 +116,7 @@ type Wire struct {
 
 // Collective is how workers talk to each other.
 type Collective struct {
-	Transport          string  `yaml:"transport" default:"auto" enum:"auto|grpc" doc:"what carries the bytes"`
+	Transport          string  `yaml:"transport" default:"auto" enum:"auto|grpc|lanes|shm" doc:"what carries the bytes: shm is memory that workers of one host read in place, lanes are connections of their own, grpc is gRPC streams; a link takes the fastest up to the one named that both its ends can use, auto any"`
 	ReceiveBudgetBytes Bytes   `yaml:"receive_budget_bytes" default:"256MiB" range:"[1048576,1099511627776]" doc:"memory for what has arrived and is not added yet, per worker"`
 	Checksum           bool    `yaml:"checksum" default:"true" doc:"check what arrives"`
 	DeadlineSeconds    float64 `yaml:"deadline_seconds" default:"60" range:"(0,86400]" doc:"a wait longer than this fails and names who has not arrived"`

@@ -106,6 +106,23 @@ func (a *Arena) Uses() []Use {
 	return u
 }
 
+// Shared calls share with the Host memory, where other processes can be given it to read.
+func (a *Arena) Shared(share func(b []byte, fd int) error) error {
+	m, ok := a.backing[Host].(Shareable)
+	if !ok {
+		return nil
+	}
+	fd, ok := m.File()
+	if !ok {
+		return nil
+	}
+	b, err := m.Host()
+	if err != nil {
+		return err
+	}
+	return share(b, fd)
+}
+
 // Free gives all memory back.
 func (a *Arena) Free() error {
 	var first error

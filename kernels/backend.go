@@ -48,6 +48,13 @@ type Memory interface {
 	Free() error
 }
 
+// Shareable is Memory that other processes can be given to read: all of a file that is sealed, mapped from its start.
+type Shareable interface {
+	Memory
+	// File is its descriptor, false where there is none. It is the Memory's: Free closes it.
+	File() (fd int, ok bool)
+}
+
 // Caps tells what a Backend is, for plans, logs and the choice of staging.
 type Caps struct {
 	Name string // "cpu", "deferred"

@@ -50,7 +50,8 @@ type Trainer struct {
 	shipping     shipment
 }
 
-// New takes the memory of rank group.Rank() and leaves the state zero: Init, Restore or TakeOver fills it. Close frees it.
+// New takes the memory of rank group.Rank() and leaves the state zero: Init, Restore or TakeOver fills it. Close frees it,
+// after the Group was closed: peers read in it.
 func New(ctx context.Context, o Options, dec *model.Decoder, dev Device, group collective.Group) (*Trainer, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -75,6 +76,9 @@ func New(ctx context.Context, o Options, dec *model.Decoder, dev Device, group c
 		return nil, errors.Join(err, held.Free(), work.Free())
 	}
 	t.group = group
+	if err := errors.Join(held.Shared(group.Share), work.Shared(group.Share)); err != nil {
+		return nil, errors.Join(fail(err), held.Free(), work.Free())
+	}
 	if t.stream, err = dev.Backend.NewStream("train"); err != nil {
 		return nil, errors.Join(err, held.Free(), work.Free())
 	}

@@ -141,7 +141,7 @@ func once(ctx context.Context, o *Options, network *disturb.Network, client *mem
 // listen opens the port that peers reach this worker at. The coordinator gets in too, to probe; a peer shows that it is one.
 func listen(ctx context.Context, o *Options, network *disturb.Network, client *membership.Client, answers *probe.Server) (*grpc.Endpoint, error) {
 	endpoint, err := grpc.Listen(ctx, grpc.Options{Addr: net.JoinHostPort(o.Advertise, "0"), Logger: o.Log, Serve: answers.Register,
-		Dial: network.Dial, Wrap: network.Listener,
+		Dial: network.Dial, Wrap: network.Conn,
 		TLS: client.Credentials().Server(membership.RoleWorker, membership.RoleCoordinator)})
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers: %w", err)

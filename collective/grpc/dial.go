@@ -105,7 +105,7 @@ func plain(err error) error {
 
 // callOnce makes one connection with its two streams.
 func (m *membership) callOnce(ctx context.Context, r int) (err error) {
-	d := dialer{connect: m.dial}
+	d := dialer{connect: m.ep.dial}
 	var identity identityGuard
 	creds := insecure.NewCredentials()
 	if m.cfg.ClientTLS != nil {
@@ -149,11 +149,15 @@ func (m *membership) callOnce(ctx context.Context, r int) (err error) {
 	}()
 	var streams [2]grpc.ClientStream
 	var chunkBytes int
-	for i, bulk := range []bool{false, true} {
-		if streams[i], err = cc.NewStream(life, &serviceDesc.Streams[0], linkMethod); err != nil {
+	var w *pb.CollectiveWelcome
+	for i, bulk := range []bool{true, false} { // control last: an Answer follows it
+		if streams[1-i], err = cc.NewStream(life, &serviceDesc.Streams[0], linkMethod); err != nil {
 			return err
 		}
-		if chunkBytes, err = m.greet(streams[i], r, bulk); err != nil {
+		if w, err = m.greet(streams[1-i], r, bulk); err != nil {
+			return err
+		}
+		if chunkBytes, err = checkChunkBytes(w.GetChunkBytes()); err != nil {
 			return err
 		}
 	}
@@ -175,14 +179,21 @@ func (m *membership) callOnce(ctx context.Context, r int) (err error) {
 		if !l.add(i == 1, s) {
 			return errLinkClosed
 		}
+	}
+	// From here on the link's readers are owed.
+	err = m.upgrade(ctx, l, w)
+	if err != nil {
+		m.engine.Lost(r, false, plain(err))
+	}
+	for i, s := range streams {
 		l.greeted(i == 1)
 		go l.read(m.engine, i == 1, s)
 	}
-	return nil
+	return err
 }
 
 // greet is the caller's side of the handshake on one stream.
-func (m *membership) greet(s stream, r int, bulk bool) (chunkBytes int, err error) {
+func (m *membership) greet(s stream, r int, bulk bool) (*pb.CollectiveWelcome, error) {
 	hello := &pb.CollectiveHello{
 		Version: frame.Version, Job: m.cfg.Job, Generation: m.cfg.Generation, World: uint32(len(m.cfg.Peers)),
 		FromRank: uint32(m.cfg.Rank), FromId: m.cfg.Peers[m.cfg.Rank].ID, ToRank: uint32(r), ToId: m.cfg.Peers[r].ID,
@@ -192,19 +203,19 @@ func (m *membership) greet(s stream, r int, bulk bool) (chunkBytes int, err erro
 		// The stream ended; why is for RecvMsg to tell.
 		var r received
 		if e := s.RecvMsg(&r); e != nil {
-			return 0, e
+			return nil, e
 		}
-		return 0, err
+		return nil, err
 	}
-	var w pb.CollectiveWelcome
-	if err := recvMessage(s, frame.Welcome, &w); err != nil {
-		return 0, err
+	w := &pb.CollectiveWelcome{}
+	if err := recvMessage(s, frame.Welcome, w); err != nil {
+		return nil, err
 	}
 	if w.GetGeneration() != m.cfg.Generation || w.GetRank() != uint32(r) || w.GetId() != m.cfg.Peers[r].ID {
-		return 0, fmt.Errorf("at %s answers rank %d (%s) of generation %d, want rank %d (%s) of generation %d",
+		return nil, fmt.Errorf("at %s answers rank %d (%s) of generation %d, want rank %d (%s) of generation %d",
 			m.cfg.Peers[r].Addr, w.GetRank(), w.GetId(), w.GetGeneration(), r, m.cfg.Peers[r].ID, m.cfg.Generation)
 	}
-	return checkChunkBytes(w.GetChunkBytes())
+	return w, nil
 }
 
 func checkChunkBytes(n uint32) (int, error) {

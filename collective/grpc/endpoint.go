@@ -1,5 +1,5 @@
-// Package grpc is the transport between processes: a Group whose ranks are joined by gRPC
-// streams.
+// Package grpc joins processes to a Group: over gRPC streams, or over what these agree on: lanes, and shared memory between
+// processes of one host.
 //
 //	ep, err := grpc.Listen(ctx, grpc.Options{Addr: "127.0.0.1:0", TLS: serverTLS})
 //	// tell the coordinator ep.Addr(), learn the generation
@@ -22,6 +22,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/frame"
@@ -57,8 +58,8 @@ type Options struct {
 	Serve func(grpc.ServiceRegistrar)
 	// Dial connects to peers; nil for the plain network.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Wrap is given the listener, and peers come over what it returns; nil for the plain one.
-	Wrap func(net.Listener) net.Listener
+	// Wrap is given each connection that a peer made, and returns what is used; nil for the connection itself.
+	Wrap func(net.Conn) net.Conn
 }
 
 // Endpoint is where a worker's peers reach it, for all generations of a job.
@@ -67,14 +68,17 @@ type Endpoint struct {
 	lis    net.Listener
 	server *grpc.Server
 	tls    bool
+	wrap   func(net.Conn) net.Conn
+	local  *localSocket // nil where there is none
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	served chan struct{} // the serving goroutine has ended
 	held   chan struct{} // one token per waiting stream
 
 	mu      sync.Mutex
 	closed  bool
-	current *membership   // nil before the first Join
-	changed chan struct{} // closed and replaced when current or closed changes
+	current *membership     // nil before the first Join
+	offers  map[token]offer // what connections beside gRPC may be for
+	changed chan struct{}   // closed and replaced when current or closed changes
 }
 
 // Listen opens an Endpoint. Nobody gets in before Join.
@@ -82,6 +86,10 @@ func Listen(ctx context.Context, o Options) (*Endpoint, error) {
 	ep := &Endpoint{
 		log: o.Logger, tls: o.TLS != nil, dial: o.Dial, served: make(chan struct{}),
 		held: make(chan struct{}, maxHeld), changed: make(chan struct{}),
+		wrap: o.Wrap, offers: map[token]offer{},
+	}
+	if ep.wrap == nil {
+		ep.wrap = func(c net.Conn) net.Conn { return c }
 	}
 	if ep.log == nil {
 		ep.log = slog.New(slog.DiscardHandler)
@@ -100,13 +108,15 @@ func Listen(ctx context.Context, o Options) (*Endpoint, error) {
 		grpc.ConnectionTimeout(helloTimeout),
 		grpc.WaitForHandlers(true),
 	}
+	creds := insecure.NewCredentials()
 	if o.TLS != nil {
 		c, err := serverTLS(o.TLS)
 		if err != nil {
 			return nil, fmt.Errorf("listen on %s: %w", o.Addr, err)
 		}
-		opts = append(opts, grpc.Creds(credentials.NewTLS(c)))
+		creds = credentials.NewTLS(c)
 	}
+	opts = append(opts, grpc.Creds(sorting{creds, ep}))
 	var lc net.ListenConfig
 	lis, err := lc.Listen(ctx, "tcp", o.Addr)
 	if err != nil {
@@ -118,13 +128,12 @@ func Listen(ctx context.Context, o Options) (*Endpoint, error) {
 	if o.Serve != nil {
 		o.Serve(ep.server)
 	}
-	from := lis
-	if o.Wrap != nil {
-		from = o.Wrap(lis)
+	if ep.local, err = listenLocal(ep); err != nil {
+		ep.log.Warn("no memory is shared with peers on this host", "err", err)
 	}
 	go func() {
 		defer close(ep.served)
-		if err := ep.server.Serve(listener{from}); err != nil {
+		if err := ep.server.Serve(listener{lis, ep.wrap}); err != nil {
 			ep.log.Error("collective endpoint stopped", "addr", lis.Addr().String(), "err", err)
 		}
 	}()
@@ -147,6 +156,9 @@ func (ep *Endpoint) Close() error {
 	}
 	ep.server.Stop()
 	<-ep.served
+	if ep.local != nil {
+		ep.local.close()
+	}
 	return err
 }
 

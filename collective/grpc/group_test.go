@@ -25,6 +25,8 @@ type fleet struct {
 	budget   int64
 	deadline time.Duration
 	checksum bool
+	by       Transport
+	lends    bool // what is sent lies in shared memory
 }
 
 func workerID(r int) string { return fmt.Sprintf("worker-%c", 'a'+r) }
@@ -61,6 +63,7 @@ func (f fleet) config(t testing.TB, rank int, peers []Peer) Config {
 	return Config{
 		Job: "job-1", Generation: 3, Rank: rank, Peers: peers,
 		Budget: f.budget, Deadline: f.deadline, Checksum: f.checksum, ClientTLS: f.tls(t, workerID(rank)),
+		Transport: f.by,
 	}
 }
 
@@ -86,16 +89,32 @@ func (f fleet) open(t testing.TB) []collective.Group {
 	if t.Failed() {
 		t.FailNow()
 	}
+	for _, g := range groups {
+		for r, p := range g.Stats().Peers {
+			if want := f.by; r != g.Rank() && want != "" && p.Transport != string(want) {
+				t.Fatalf("rank %d reaches rank %d over %s, want %s", g.Rank(), r, p.Transport, want)
+			}
+		}
+	}
+	if f.lends {
+		return lend(t, groups)
+	}
 	return groups
 }
 
 func TestGroup(t *testing.T) {
 	for name, f := range map[string]fleet{
-		"clear": {},
+		"grpc": {by: Stream},
 		// So small a budget that most transfers take many chunks and every reduction waits
 		// for credit.
-		"clear, small budget": {budget: 7 * 16 << 10, checksum: true},
-		"tls":                 {ca: newAuthority(t), checksum: true},
+		"grpc, small budget":       {by: Stream, budget: 7 * 16 << 10, checksum: true},
+		"grpc, tls":                {by: Stream, ca: newAuthority(t), checksum: true},
+		"lanes":                    {by: Lanes},
+		"lanes, small budget":      {by: Lanes, budget: 7 * 16 << 10, checksum: true},
+		"lanes, tls":               {by: Lanes, ca: newAuthority(t), checksum: true},
+		"shm":                      {by: SHM, lends: true},
+		"shm, small budget":        {by: SHM, lends: true, budget: 7 * 16 << 10, checksum: true},
+		"shm, tls, nothing shared": {by: SHM, ca: newAuthority(t), checksum: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -34,6 +34,7 @@ func serverTLS(base *tls.Config) (*tls.Config, error) {
 	c := base.Clone()
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	c.MinVersion = max(c.MinVersion, tls.VersionTLS13)
+	c.NextProtos = []string{"h2", laneProtocol}
 	return c, nil
 }
 

@@ -5,13 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/engine"
+	"github.com/zerofleet/zerofleet/collective/shm"
 )
 
 // DefaultBudget is the receive budget of a rank, in bytes.
@@ -49,16 +49,45 @@ type Config struct {
 	Budget int64
 	// Deadline is how long an operation may be without progress; 0 means DefaultDeadline.
 	Deadline time.Duration
-	// Checksum covers tensors with checksums; all ranks must say the same.
+	// Checksum covers tensors with checksums; all ranks must say the same. What peers read in this rank's memory has none.
 	Checksum bool
+	// Transport is what carries tensors and what announces them; "" means Auto. gRPC always carries the handshake.
+	Transport Transport
 	// ClientTLS has this worker's certificate and, as RootCAs, the job's authority. It must
 	// be set exactly when Options.TLS was.
 	ClientTLS *tls.Config
 }
 
+// Transport is what carries frames.
+type Transport string
+
+// The transports. A link takes the first of its list that both its ends can use.
+const (
+	Auto   Transport = "auto"  // as SHM
+	SHM    Transport = "shm"   // memory that both map, on one host; then lanes, then gRPC
+	Lanes  Transport = "lanes" // connections of their own; then gRPC
+	Stream Transport = "grpc"  // gRPC streams
+)
+
+// carriers are what a link may be carried by, the best first, before gRPC.
+func (t Transport) carriers() ([]string, error) {
+	switch t {
+	case "", Auto, SHM:
+		return []string{string(SHM), string(Lanes)}, nil
+	case Lanes:
+		return []string{string(Lanes)}, nil
+	case Stream:
+		return nil, nil
+	}
+	return nil, fmt.Errorf("transport %q: want auto, shm, lanes or grpc", string(t))
+}
+
 // Validate reports all faults at once.
 func (c Config) Validate() error {
 	var errs []error
+	if _, err := c.Transport.carriers(); err != nil {
+		errs = append(errs, err)
+	}
 	if c.Job == "" {
 		errs = append(errs, errors.New("job: empty"))
 	}
@@ -81,8 +110,9 @@ func (c Config) Validate() error {
 // membership is a generation being joined, or joined.
 type membership struct {
 	cfg    Config
+	ep     *Endpoint
 	engine *engine.Engine
-	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	loan   *shm.Loan // nil: no memory is shared
 
 	mu     sync.Mutex
 	links  []*link  // by rank; nil where there is none yet
@@ -117,14 +147,18 @@ func (ep *Endpoint) Join(ctx context.Context, c Config) (collective.Group, error
 	for r, p := range c.Peers {
 		ids[r] = p.ID
 	}
-	e, err := engine.New(engine.Config{
+	m := &membership{cfg: c, ep: ep, links: make([]*link, len(c.Peers)), why: make([]string, len(c.Peers)), ready: make(chan struct{}, 1)}
+	cfg := engine.Config{
 		Job: c.Job, Generation: c.Generation, Rank: c.Rank, IDs: ids,
 		Budget: c.Budget, Deadline: c.Deadline, Checksum: c.Checksum, Logger: ep.log,
-	})
-	if err != nil {
-		return fail(err)
 	}
-	m := &membership{cfg: c, engine: e, dial: ep.dial, links: make([]*link, len(c.Peers)), why: make([]string, len(c.Peers)), ready: make(chan struct{}, 1)}
+	if m.loan = ep.lend(c); m.loan != nil {
+		cfg.Revoke = m.loan.Revoke
+	}
+	var err error
+	if m.engine, err = engine.New(cfg); err != nil {
+		return fail(errors.Join(err, m.unlend()))
+	}
 	for r := range m.why {
 		m.why[r] = "it has not called"
 	}
@@ -137,7 +171,35 @@ func (ep *Endpoint) Join(ctx context.Context, c Config) (collective.Group, error
 		return fail(err)
 	}
 	m.start()
-	return e, nil
+	return &group{m.engine, m}, nil
+}
+
+// group is a membership as its rank sees it.
+type group struct {
+	*engine.Engine
+	m *membership
+}
+
+// Share is collective.Group's.
+func (g *group) Share(b []byte, fd int) error {
+	if g.m.loan == nil {
+		return nil
+	}
+	return g.m.loan.Share(b, fd)
+}
+
+// Close is collective.Group's.
+func (g *group) Close() error { return g.m.close() }
+
+// Stats is collective.Group's.
+func (g *group) Stats() collective.Stats {
+	s := g.Engine.Stats()
+	for r, l := range g.m.links {
+		if l != nil {
+			s.Peers[r].Transport = l.transport()
+		}
+	}
+	return s
 }
 
 // connect calls the ranks above, and waits until all links are complete.
@@ -191,11 +253,14 @@ func (m *membership) start() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	links := make([]engine.Link, len(m.links))
+	by := map[string]int{}
 	for r, l := range m.links {
 		if l != nil {
-			links[r] = l
+			links[r] = l.carrier()
+			by[l.transport()]++
 		}
 	}
+	m.ep.log.Info("collective group formed", "generation", m.cfg.Generation, "rank", m.cfg.Rank, "peers_by_transport", by)
 	m.engine.Start(links)
 }
 
@@ -208,10 +273,19 @@ func (m *membership) close() error {
 	m.mu.Unlock()
 	for _, l := range links {
 		if l != nil {
-			l.Close()
+			l.carrier().Close()
+			m.ep.withdraw(l)
 		}
 	}
-	return err
+	return errors.Join(err, m.unlend())
+}
+
+// unlend ends what this rank lends and has been lent. Nothing uses it any more.
+func (m *membership) unlend() error {
+	if m.loan == nil {
+		return nil
+	}
+	return m.loan.Close()
 }
 
 // link finds or makes the link to a peer that a stream belongs to.

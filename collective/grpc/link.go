@@ -11,6 +11,8 @@ import (
 
 	"github.com/zerofleet/zerofleet/collective/internal/engine"
 	"github.com/zerofleet/zerofleet/collective/internal/frame"
+	"github.com/zerofleet/zerofleet/collective/lanes"
+	"github.com/zerofleet/zerofleet/collective/shm"
 )
 
 // stream is what a client's and a server's stream have in common.
@@ -35,6 +37,13 @@ type link struct {
 	streams [2]stream // control, bulk; nil until it is there
 	ready   [2]bool   // the stream's handshake is done
 	sends   sync.WaitGroup
+
+	// Once both streams are ready, frames go over lane, where there is one.
+	token  token
+	conns  [uses]net.Conn // that the peer has opened for it
+	memory chan *shm.Peer // over one of them, when both sides have the other's page
+	lane   *lanes.Link
+	by     Transport
 }
 
 func newLink(peer, chunkBytes int, conn net.Conn, hangUp func()) *link {
@@ -50,6 +59,30 @@ func index(bulk bool) int {
 
 // ChunkBytes is engine.Link's.
 func (l *link) ChunkBytes() int { return l.chunkBytes }
+
+// carrier is what the engine sends over.
+func (l *link) carrier() engine.Link {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lane != nil {
+		return l.lane
+	}
+	return l
+}
+
+// transport says what that is.
+func (l *link) transport() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lane != nil {
+		return string(l.by)
+	}
+	return string(Stream)
+}
+
+// Lends and Fresh are engine.Link's: nothing is lent over gRPC.
+func (l *link) Lends([]byte) bool { return false }
+func (l *link) Fresh() bool       { return true }
 
 // add gives the link one of its streams. It is false once the link is closed, or when that
 // stream is there; else the caller must call read.
@@ -125,6 +158,11 @@ func (l *link) Close() {
 	l.over = true
 	l.mu.Unlock()
 	if first {
+		for _, c := range l.conns {
+			if c != nil {
+				_ = c.Close() // an offer that was not taken up
+			}
+		}
 		close(l.closed)
 		_ = l.conn.Close() // first: gRPC would wait for its writer, which may be stuck
 		if l.hangUp != nil {

@@ -4,7 +4,10 @@ import "net"
 
 // listener gives connections whose remote address knows the connection, so that a stream's
 // handler can break it: gRPC has no way to close one connection of a server.
-type listener struct{ net.Listener }
+type listener struct {
+	net.Listener
+	wrap func(net.Conn) net.Conn
+}
 
 type remoteAddr struct {
 	net.Addr
@@ -18,7 +21,7 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return addressedConn{c}, nil
+	return addressedConn{l.wrap(c)}, nil
 }
 
 func (c addressedConn) RemoteAddr() net.Addr { return remoteAddr{c.Conn.RemoteAddr(), c.Conn} }

@@ -144,8 +144,15 @@ func (m *membership) serve(s grpc.ServerStream, rank int, bulk bool, chunkBytes 
 	w := &pb.CollectiveWelcome{
 		Generation: m.cfg.Generation, Rank: uint32(m.cfg.Rank), Id: m.cfg.Peers[m.cfg.Rank].ID, ChunkBytes: uint32(m.engine.ChunkBytes()),
 	}
+	if !bulk {
+		m.offer(l, w)
+	}
 	if err := sendMessage(s, m.cfg, frame.Welcome, w); err != nil {
 		m.engine.Lost(rank, bulk, plain(err))
+	} else if !bulk {
+		if err := m.answered(l, s); err != nil {
+			m.engine.Lost(rank, false, plain(err))
+		}
 	}
 	l.greeted(bulk)
 	m.completed()

@@ -3,9 +3,11 @@ package cpu
 import (
 	"errors"
 	"fmt"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zerofleet/zerofleet/kernels"
+	"github.com/zerofleet/zerofleet/kernels/memfd"
 )
 
 // From this size on the kernel is asked for huge pages: fewer faults and fewer misses of the address cache.
@@ -17,6 +19,7 @@ type memory struct {
 	kind  kernels.Kind
 	bytes int64
 	data  []byte // nil when freed; guarded by owner.mu
+	fd    int    // of Host memory that others can be given to read; -1 for none
 }
 
 // Alloc maps zeroed memory, aligned to a page. It fails with kernels.ErrMemory when the
@@ -33,17 +36,32 @@ func (b *Backend) Alloc(kind kernels.Kind, bytes int64) (kernels.Memory, error) 
 	if left, ok := availableMemory(); ok && bytes > left {
 		return nil, fmt.Errorf("cpu: %d bytes wanted, %d left: %w", bytes, left, kernels.ErrMemory)
 	}
-	data, err := syscall.Mmap(-1, 0, int(bytes), syscall.PROT_READ|syscall.PROT_WRITE,
-		syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_NORESERVE)
+	data, fd, err := mapPages(kind, int(bytes))
 	if err != nil {
 		return nil, fmt.Errorf("cpu: map %d bytes: %w: %w", bytes, err, kernels.ErrMemory)
 	}
 	if bytes >= hugeFrom {
-		_ = syscall.Madvise(data, syscall.MADV_HUGEPAGE) // a wish: kernels without huge pages refuse it
+		_ = unix.Madvise(data, unix.MADV_HUGEPAGE) // a wish: kernels without huge pages refuse it
 	}
 	b.memory++
-	return &memory{owner: b, kind: kind, bytes: bytes, data: data}, nil
+	return &memory{owner: b, kind: kind, bytes: bytes, data: data, fd: fd}, nil
 }
+
+// mapPages maps private pages, and for Host memory pages of a file that others can be given to read, where the kernel has
+// such files.
+func mapPages(kind kernels.Kind, bytes int) (data []byte, fd int, err error) {
+	if kind == kernels.Host {
+		if data, fd, err = memfd.Map("zerofleet", bytes); err == nil {
+			return data, fd, nil
+		}
+	}
+	data, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	return data, -1, err
+}
+
+// File is kernels.Shareable's.
+func (m *memory) File() (fd int, ok bool) { return m.fd, m.fd >= 0 }
 
 func (m *memory) Bytes() int64       { return m.bytes }
 func (m *memory) Kind() kernels.Kind { return m.kind }
@@ -69,7 +87,11 @@ func (m *memory) Free() error {
 	data := m.data
 	m.data = nil
 	m.owner.memory--
-	if err := syscall.Munmap(data); err != nil {
+	err := unix.Munmap(data)
+	if m.fd >= 0 {
+		err = errors.Join(err, unix.Close(m.fd))
+	}
+	if err != nil {
 		return fmt.Errorf("cpu: unmap %d bytes: %w", m.bytes, err)
 	}
 	return nil

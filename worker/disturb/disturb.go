@@ -109,22 +109,6 @@ func (n *Network) Dial(ctx context.Context, network, addr string) (net.Conn, err
 	return n.Conn(c), nil
 }
 
-// Listener's connections go over the network.
-func (n *Network) Listener(l net.Listener) net.Listener { return listener{l, n} }
-
-type listener struct {
-	net.Listener
-	network *Network
-}
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return l.network.Conn(c), nil
-}
-
 // Conn goes over the network.
 func (n *Network) Conn(c net.Conn) net.Conn {
 	return &conn{Conn: c, network: n, closed: make(chan struct{}), read: newDeadline(), write: newDeadline()}
@@ -148,22 +132,44 @@ func (c *conn) Read(b []byte) (int, error) {
 }
 
 func (c *conn) Write(b []byte) (int, error) {
-	if err := c.pass(c.write); err != nil {
+	if err := c.leave(len(b)); err != nil {
 		return 0, err
 	}
-	if d, over := c.network.delay(len(b)); d > 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-over:
-		case <-c.write.passed():
-			return 0, os.ErrDeadlineExceeded
-		case <-c.closed:
-			return 0, net.ErrClosed
-		}
-	}
 	return c.Conn.Write(b)
+}
+
+// WriteBuffers writes from several places at once.
+func (c *conn) WriteBuffers(b *net.Buffers) (int64, error) {
+	n := 0
+	for _, part := range *b {
+		n += len(part)
+	}
+	if err := c.leave(n); err != nil {
+		return 0, err
+	}
+	return b.WriteTo(c.Conn)
+}
+
+// leave waits until so many bytes may be sent.
+func (c *conn) leave(bytes int) error {
+	if err := c.pass(c.write); err != nil {
+		return err
+	}
+	d, over := c.network.delay(bytes)
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-over:
+	case <-c.write.passed():
+		return os.ErrDeadlineExceeded
+	case <-c.closed:
+		return net.ErrClosed
+	}
+	return nil
 }
 
 // pass waits until nothing is cut, the deadline, or the connection's own end.

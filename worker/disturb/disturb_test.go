@@ -20,11 +20,11 @@ func pair(t *testing.T, n *Network) (near, far net.Conn) {
 	defer l.Close()
 	accepted := make(chan net.Conn, 1)
 	go func() {
-		c, err := n.Listener(l).Accept()
+		c, err := l.Accept()
 		if err != nil {
 			t.Error(err)
 		}
-		accepted <- c
+		accepted <- n.Conn(c)
 	}()
 	far, err = net.Dial("tcp", l.Addr().String())
 	if err != nil {

@@ -144,6 +144,8 @@ func (e *Engine) addJob(o *op, q *peer, data []byte) {
 	switch {
 	case o.small != nil:
 		j.chunks, j.stepBytes = 1, len(data)
+	case len(data) > 0 && q.link.Lends(data):
+		j.chunks, j.stepBytes, j.lent = 1, len(data), true
 	case o.acc != nil:
 		// A reduction's chunks count elements: their owner may not know the type yet.
 		j.stepBytes = j.stepBytes / 4 * o.Type.Bytes()

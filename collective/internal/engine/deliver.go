@@ -59,6 +59,8 @@ func (e *Engine) dispatch(p *peer, bulk bool, f *frame.Frame) error {
 		return e.takeCredit(p, f)
 	case frame.Progress:
 		return e.takeProgress(p, f)
+	case frame.Taken:
+		return e.takeTaken(p, f)
 	case frame.Ack:
 		p.acked = true
 		e.settlePeer(p)
@@ -205,7 +207,7 @@ func (e *Engine) meet(o *op, p *peer, got *post) bool {
 			return false
 		}
 	}
-	if m.job != nil && !o.reduces() {
+	if m.job != nil && (m.job.lent || !o.reduces()) {
 		m.job.limit = m.job.chunks
 		p.bulkC.Signal()
 	}
@@ -241,85 +243,6 @@ func (e *Engine) takeSmall(o *op, p *peer, data []byte) error {
 	return nil
 }
 
-// takeData takes one chunk. The caller holds mu, which is dropped while bytes are copied.
-func (e *Engine) takeData(p *peer, f *frame.Frame) error {
-	k := key{collectiveOrder(f.Space), f.Seq}
-	if f.Space == frame.Pair {
-		k.order = pairOrder(p.rank, e.rank)
-	}
-	o := e.ops[k]
-	if o == nil {
-		return fmt.Errorf("data of operation #%d, which is not open to it", f.Seq)
-	}
-	m := &o.peers[p.rank]
-	if int(f.Chunk) != m.next || m.next >= m.chunks {
-		return fmt.Errorf("chunk %d of %s: want %d of %d", f.Chunk, o.Op, m.next, m.chunks)
-	}
-	if o.small != nil {
-		data := make([]byte, f.DataBytes)
-		f.CopyData(data)
-		if err := e.takeSmall(o, p, data); err != nil {
-			return err
-		}
-		o.moved = time.Now()
-		e.settle(o)
-		return nil
-	}
-	if o.Type != 0 && f.Type != o.Type {
-		return fmt.Errorf("%s data for %s", f.Type, o.Op)
-	}
-	if o.reduces() {
-		return e.takeTerm(p, o, f)
-	}
-	lo := m.next * e.chunkBytes
-	hi := min(lo+e.chunkBytes, len(m.from))
-	if int(f.DataBytes) != hi-lo {
-		return fmt.Errorf("%d bytes as chunk %d of %s: want %d", f.DataBytes, f.Chunk, o.Op, hi-lo)
-	}
-	o.busy++
-	e.mu.Unlock()
-	f.CopyData(m.from[lo:hi])
-	e.mu.Lock()
-	o.busy--
-	m.next++
-	o.moved = time.Now()
-	e.stats.ReceivedBytes[o.Kind] += uint64(f.DataBytes)
-	p.stats.ReceivedBytes += uint64(f.DataBytes)
-	if m.next == m.chunks {
-		o.receiving--
-	}
-	e.settle(o)
-	return nil
-}
-
-// takeTerm queues one chunk of a reduction for the fold, which frees the frame.
-func (e *Engine) takeTerm(p *peer, o *op, f *frame.Frame) error {
-	m := &o.peers[p.rank]
-	if m.next >= m.limit {
-		return fmt.Errorf("chunk %d of %s without credit, which ends at %d", f.Chunk, o.Op, m.limit)
-	}
-	if o.fold.kind == 0 {
-		o.fold.kind = f.Type
-	}
-	lo, hi := e.foldSpan(o, m.next)
-	if want := (hi - lo) * f.Type.Bytes(); f.Type != o.fold.kind || !reducible(f.Type) || int(f.DataBytes) != want {
-		return fmt.Errorf("%d bytes of %s as chunk %d of %s: want %d elements of %s", f.DataBytes, f.Type, f.Chunk, o.Op, hi-lo, o.fold.kind)
-	}
-	kept := *f
-	f.Data = nil
-	m.queue = append(m.queue, &kept)
-	m.next++
-	o.moved = time.Now()
-	e.buffered(int64(kept.DataBytes))
-	e.stats.ReceivedBytes[o.Kind] += uint64(kept.DataBytes)
-	p.stats.ReceivedBytes += uint64(kept.DataBytes)
-	if m.next == m.chunks {
-		o.receiving--
-	}
-	e.foldC.Signal()
-	return nil
-}
-
 // takeCredit takes leave to send a reduction's chunks below a limit. Its owner may give it
 // before this rank has begun the operation.
 func (e *Engine) takeCredit(p *peer, f *frame.Frame) error {
@@ -339,6 +262,9 @@ func (e *Engine) credit(o *op, p *peer, limit int) error {
 	j := o.peers[p.rank].job
 	if !o.reduces() || j == nil {
 		return fmt.Errorf("credit for %s, which sends it nothing", o.Op)
+	}
+	if j.lent {
+		return nil // the peer did not know yet; it buffers nothing of it
 	}
 	if limit < j.limit || limit > j.chunks {
 		return fmt.Errorf("credit to chunk %d of %s: want %d to %d", limit, o.Op, j.limit, j.chunks)

@@ -18,6 +18,9 @@ func (e *Engine) end(err error, leave *pb.CollectiveLeave) {
 	}
 	e.err, e.leave = err, leave
 	close(e.over)
+	if e.cfg.Revoke != nil {
+		e.cfg.Revoke()
+	}
 	if !errors.Is(err, collective.ErrClosed) {
 		e.log.Warn("collective group failed", "generation", e.cfg.Generation, "rank", e.rank, "err", err)
 	}

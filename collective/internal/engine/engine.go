@@ -51,7 +51,10 @@ type Config struct {
 	Budget     int64         // bytes received but not folded that this rank may hold
 	Deadline   time.Duration // without progress, an operation fails
 	Checksum   bool          // tensors are covered by checksums
-	Logger     *slog.Logger
+	// Revoke is called when the Group has ended, before callers have their memory back: what was lent is not to be read any
+	// more. nil for nothing. It must not block.
+	Revoke func()
+	Logger *slog.Logger
 }
 
 // Validate reports all faults at once.
@@ -81,6 +84,10 @@ type Link interface {
 	Send(bulk bool, f *frame.Outgoing) error
 	// ChunkBytes is the longest data part that the peer takes.
 	ChunkBytes() int
+	// Lends reports whether the peer can read b where it is.
+	Lends(b []byte) bool
+	// Fresh reports whether what the peer has lent still is what it lent.
+	Fresh() bool
 	// Close breaks both streams, without delay, and waits until nothing of the link runs.
 	Close()
 }

@@ -92,6 +92,8 @@ type sink struct{}
 
 func (sink) Send(bool, *frame.Outgoing) error { return nil }
 func (sink) ChunkBytes() int                  { return 4096 }
+func (sink) Lends([]byte) bool                { return false }
+func (sink) Fresh() bool                      { return true }
 func (sink) Close()                           {}
 
 // FuzzDeliver plays a peer that sends anything that passes for a frame, while operations of
@@ -201,5 +203,7 @@ func (l *stuck) Send(bool, *frame.Outgoing) error {
 	<-l.closed
 	return context.Canceled
 }
-func (l *stuck) ChunkBytes() int { return 4096 }
-func (l *stuck) Close()          { close(l.closed) }
+func (l *stuck) ChunkBytes() int   { return 4096 }
+func (l *stuck) Lends([]byte) bool { return false }
+func (l *stuck) Fresh() bool       { return true }
+func (l *stuck) Close()            { close(l.closed) }

@@ -87,6 +87,11 @@ func (e *Engine) grant() {
 		s := &o.fold
 		raised := false
 		for s.grantChunk < s.chunks {
+			if o.peers[s.grantRank].lent != nil { // its terms are not buffered here
+				s.grantRank++
+				s.skipOwn(e.rank)
+				continue
+			}
 			cost := e.foldCost(o, s.grantChunk)
 			if e.stats.GrantedBytes+cost > e.foldBudget {
 				break
@@ -127,7 +132,7 @@ func (e *Engine) fold() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for e.err == nil {
-		o, f, ready := e.nextTerm()
+		o, f, lent, ready := e.nextTerm()
 		if !ready {
 			e.foldC.Wait()
 			continue
@@ -140,24 +145,41 @@ func (e *Engine) fold() {
 		o.busy++
 		e.mu.Unlock()
 		var err error
-		if own {
+		stale := false
+		switch {
+		case own:
 			w := o.Type.Bytes()
 			err = o.acc.Fold(leaf, lo, o.share(o.src, e.rank)[lo*w:hi*w], o.Type)
-		} else {
+		case lent != nil:
+			w := o.fold.kind.Bytes()
+			err = o.acc.Fold(leaf, lo, lent[lo*w:hi*w], o.fold.kind)
+			stale = !e.peers[rank].link.Fresh()
+		default:
 			err = foldPieces(o.acc, leaf, lo, f.Data, f.Type)
 			f.Free()
 		}
 		e.mu.Lock()
 		o.busy--
-		if !own {
+		if f != nil {
 			e.buffered(-int64(f.DataBytes))
+		}
+		if lent != nil {
+			e.took(o, e.peers[rank], uint64(hi-lo)*uint64(o.fold.kind.Bytes()))
+		}
+		if !own && chunk < o.peers[rank].limit { // it was granted
 			e.stats.GrantedBytes -= e.foldCost(o, chunk)
 		}
 		o.moved = time.Now()
 		if err != nil {
 			err = fmt.Errorf("%s: fold elements %d to %d of leaf %d: %w", o.Op, lo, hi, leaf, err)
 			e.end(err, leaveBecause(err, e.rank))
+		} else if stale {
+			o.peers[rank].lent = nil
+			e.stale(e.peers[rank])
 		} else if e.err == nil {
+			if lent != nil && chunk == o.fold.chunks-1 {
+				e.returnLent(o, e.peers[rank])
+			}
 			e.advance(o)
 			e.grant()
 		}
@@ -165,23 +187,26 @@ func (e *Engine) fold() {
 	}
 }
 
-// nextTerm is the operation to fold for and the term whose turn it is: nil when it is this
+// nextTerm is the operation to fold for and the term whose turn it is: neither frame nor lent memory when it is this
 // rank's own, not ready when it has not arrived. The caller holds mu.
-func (e *Engine) nextTerm() (o *op, f *frame.Frame, ready bool) {
+func (e *Engine) nextTerm() (o *op, f *frame.Frame, lent []byte, ready bool) {
 	if len(e.folds) == 0 {
-		return nil, nil, false
+		return nil, nil, nil, false
 	}
 	o = e.folds[0]
 	if o.fold.rank == e.rank {
-		return o, nil, true
+		return o, nil, nil, true
 	}
 	m := &o.peers[o.fold.rank]
+	if m.lent != nil {
+		return o, nil, m.lent, true
+	}
 	if len(m.queue) == 0 {
-		return nil, nil, false
+		return nil, nil, nil, false
 	}
 	f = m.queue[0]
 	m.queue = slices.Delete(m.queue, 0, 1)
-	return o, f, true
+	return o, f, nil, true
 }
 
 // advance moves to the next term. The caller holds mu.

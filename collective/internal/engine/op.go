@@ -60,8 +60,9 @@ type opPeer struct {
 	// credited is the limit that it was told of.
 	credited int
 	queue    []*frame.Frame
-	job      *job // what this rank sends to it, nil for nothing
-	eager    int  // bytes that it was sent inside the Post
+	lent     []byte // reduce-scatter: all of its data, in its own memory
+	job      *job   // what this rank sends to it, nil for nothing
+	eager    int    // bytes that it was sent inside the Post
 }
 
 // job is an operation's data for one peer.
@@ -74,6 +75,8 @@ type job struct {
 	next      int // the chunk to send next
 	limit     int // chunks that may be sent
 	sending   bool
+	lent      bool // in one chunk, read by the peer where it is
+	taken     bool // it has said so before Send returned
 }
 
 func chunksOf(bytes, step int) int { return (bytes + step - 1) / step }
@@ -130,7 +133,7 @@ func (e *Engine) finishOp(o *op, err error) {
 			e.buffered(-int64(f.DataBytes))
 			f.Free()
 		}
-		o.peers[r].queue = nil
+		o.peers[r].queue, o.peers[r].lent = nil, nil
 	}
 	o.stop()
 	o.done(err)

@@ -80,6 +80,9 @@ func (e *Engine) sendBulk(p *peer) {
 		if e.cfg.Checksum {
 			f.Flags = frame.FlagSummed
 		}
+		if j.lent {
+			f.Flags |= frame.FlagLent
+		}
 		o.busy++
 		j.sending = true
 		e.mu.Unlock()
@@ -94,7 +97,9 @@ func (e *Engine) sendBulk(p *peer) {
 			e.stats.SentBytes[o.Kind] += n
 			o.moved = time.Now()
 			if j.next++; j.next == j.chunks {
-				o.sending--
+				if !j.lent || j.taken { // else when the peer has taken it
+					o.sending--
+				}
 				p.jobs = slices.DeleteFunc(p.jobs, func(k *job) bool { return k == j })
 			} else if p.gone {
 				e.missPeer(p)

@@ -12,7 +12,8 @@ import (
 // ErrChecksum means that a frame's bytes are not those that were sent.
 var ErrChecksum = errors.New("bad checksum")
 
-// Outgoing is a frame to be sent. Encode sets its lengths and checksum, and leaves it unchanged.
+// Outgoing is a frame to be sent. Encoding sets its lengths and checksum, and leaves it unchanged. With FlagLent, Data is
+// memory that the peer reads itself: what is sent is a Ref to it, which only links that lend can make.
 type Outgoing struct {
 	Header
 	Meta []byte
@@ -45,11 +46,12 @@ func (f *Outgoing) Encode(pool mem.BufferPool) (mem.BufferSlice, error) {
 }
 
 // Frame is a frame that was received. Data refers to the received buffers, in pieces that
-// may cut an element; Free gives them back.
+// may cut an element; Free gives them back. With FlagLent, Lent is the peer's memory instead.
 type Frame struct {
 	Header
 	Meta []byte
 	Data mem.BufferSlice
+	Lent []byte
 }
 
 // Decode reads a whole frame from src and checks it. The Frame holds references of its own

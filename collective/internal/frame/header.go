@@ -62,10 +62,12 @@ const (
 	Progress                 // heartbeat [CollectiveProgress]
 	Leave                    // the sender's membership ends [CollectiveLeave]
 	Ack                      // the peer's Leave has arrived, and all before it
-	lastKind = Ack
+	Taken                    // what was lent for an operation has been read
+	Answer                   // how a caller means to carry frames, of what a Welcome offered [CollectiveAnswer]
+	lastKind = Answer
 )
 
-var kindNames = [...]string{"none", "hello", "welcome", "post", "data", "credit", "progress", "leave", "ack"}
+var kindNames = [...]string{"none", "hello", "welcome", "post", "data", "credit", "progress", "leave", "ack", "taken", "answer"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -89,7 +91,8 @@ const (
 const (
 	FlagSummed uint8 = 1 << iota // the checksum covers the data part
 	FlagEager                    // a Post that brings the operation's data with it
-	knownFlags = FlagSummed | FlagEager
+	FlagLent                     // a Data frame that says where its bytes are, in memory that the receiver can read
+	knownFlags = FlagSummed | FlagEager | FlagLent
 )
 
 // Header is what stands before every frame's payload.

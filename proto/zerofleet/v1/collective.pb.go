@@ -151,11 +151,15 @@ func (x *CollectiveHello) GetChecksum() bool {
 
 // CollectiveWelcome answers a CollectiveHello that was accepted.
 type CollectiveWelcome struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
-	Rank          uint32                 `protobuf:"varint,2,opt,name=rank,proto3" json:"rank,omitempty"`
-	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
-	ChunkBytes    uint32                 `protobuf:"varint,4,opt,name=chunk_bytes,json=chunkBytes,proto3" json:"chunk_bytes,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Rank       uint32                 `protobuf:"varint,2,opt,name=rank,proto3" json:"rank,omitempty"`
+	Id         string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	ChunkBytes uint32                 `protobuf:"varint,4,opt,name=chunk_bytes,json=chunkBytes,proto3" json:"chunk_bytes,omitempty"`
+	// On the control stream: how else frames may be carried, and the word that admits connections for it.
+	Transports    []string `protobuf:"bytes,5,rep,name=transports,proto3" json:"transports,omitempty"` // "shm", "lanes"
+	Token         []byte   `protobuf:"bytes,6,opt,name=token,proto3" json:"token,omitempty"`
+	UnixName      string   `protobuf:"bytes,7,opt,name=unix_name,json=unixName,proto3" json:"unix_name,omitempty"` // of the callee's socket for shm, in its network namespace, without the leading zero byte
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -218,6 +222,133 @@ func (x *CollectiveWelcome) GetChunkBytes() uint32 {
 	return 0
 }
 
+func (x *CollectiveWelcome) GetTransports() []string {
+	if x != nil {
+		return x.Transports
+	}
+	return nil
+}
+
+func (x *CollectiveWelcome) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *CollectiveWelcome) GetUnixName() string {
+	if x != nil {
+		return x.UnixName
+	}
+	return ""
+}
+
+// CollectiveLane opens a connection that carries a link's frames beside gRPC, inside a hello frame. A welcome frame answers it.
+type CollectiveLane struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"` // of the CollectiveWelcome
+	Use           uint32                 `protobuf:"varint,2,opt,name=use,proto3" json:"use,omitempty"`    // 0 control, 1 bulk, 2 the passing of memory that is lent
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectiveLane) Reset() {
+	*x = CollectiveLane{}
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectiveLane) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectiveLane) ProtoMessage() {}
+
+func (x *CollectiveLane) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectiveLane.ProtoReflect.Descriptor instead.
+func (*CollectiveLane) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_collective_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CollectiveLane) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *CollectiveLane) GetUse() uint32 {
+	if x != nil {
+		return x.Use
+	}
+	return 0
+}
+
+// CollectiveAnswer follows a CollectiveWelcome on the control stream, before anything else.
+type CollectiveAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Transport     string                 `protobuf:"bytes,1,opt,name=transport,proto3" json:"transport,omitempty"` // "shm", "lanes" or "grpc"
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`             // what was offered could not be used
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectiveAnswer) Reset() {
+	*x = CollectiveAnswer{}
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectiveAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectiveAnswer) ProtoMessage() {}
+
+func (x *CollectiveAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectiveAnswer.ProtoReflect.Descriptor instead.
+func (*CollectiveAnswer) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_collective_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CollectiveAnswer) GetTransport() string {
+	if x != nil {
+		return x.Transport
+	}
+	return ""
+}
+
+func (x *CollectiveAnswer) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 // CollectiveOp describes one operation, as far as ranks must agree on it.
 type CollectiveOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -235,7 +366,7 @@ type CollectiveOp struct {
 
 func (x *CollectiveOp) Reset() {
 	*x = CollectiveOp{}
-	mi := &file_zerofleet_v1_collective_proto_msgTypes[2]
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -247,7 +378,7 @@ func (x *CollectiveOp) String() string {
 func (*CollectiveOp) ProtoMessage() {}
 
 func (x *CollectiveOp) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_collective_proto_msgTypes[2]
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -260,7 +391,7 @@ func (x *CollectiveOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectiveOp.ProtoReflect.Descriptor instead.
 func (*CollectiveOp) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_collective_proto_rawDescGZIP(), []int{2}
+	return file_zerofleet_v1_collective_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CollectiveOp) GetSeq() uint64 {
@@ -331,7 +462,7 @@ type CollectiveProgress struct {
 
 func (x *CollectiveProgress) Reset() {
 	*x = CollectiveProgress{}
-	mi := &file_zerofleet_v1_collective_proto_msgTypes[3]
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +474,7 @@ func (x *CollectiveProgress) String() string {
 func (*CollectiveProgress) ProtoMessage() {}
 
 func (x *CollectiveProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_collective_proto_msgTypes[3]
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +487,7 @@ func (x *CollectiveProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectiveProgress.ProtoReflect.Descriptor instead.
 func (*CollectiveProgress) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_collective_proto_rawDescGZIP(), []int{3}
+	return file_zerofleet_v1_collective_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CollectiveProgress) GetLast() *CollectiveOp {
@@ -396,7 +527,7 @@ type CollectiveLeave struct {
 
 func (x *CollectiveLeave) Reset() {
 	*x = CollectiveLeave{}
-	mi := &file_zerofleet_v1_collective_proto_msgTypes[4]
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +539,7 @@ func (x *CollectiveLeave) String() string {
 func (*CollectiveLeave) ProtoMessage() {}
 
 func (x *CollectiveLeave) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_collective_proto_msgTypes[4]
+	mi := &file_zerofleet_v1_collective_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +552,7 @@ func (x *CollectiveLeave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectiveLeave.ProtoReflect.Descriptor instead.
 func (*CollectiveLeave) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_collective_proto_rawDescGZIP(), []int{4}
+	return file_zerofleet_v1_collective_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CollectiveLeave) GetCause() string {
@@ -493,7 +624,7 @@ const file_zerofleet_v1_collective_proto_rawDesc = "" +
 	"\vchunk_bytes\x18\n" +
 	" \x01(\rR\n" +
 	"chunkBytes\x12\x1a\n" +
-	"\bchecksum\x18\v \x01(\bR\bchecksum\"x\n" +
+	"\bchecksum\x18\v \x01(\bR\bchecksum\"\xcb\x01\n" +
 	"\x11CollectiveWelcome\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -501,7 +632,18 @@ const file_zerofleet_v1_collective_proto_rawDesc = "" +
 	"\x04rank\x18\x02 \x01(\rR\x04rank\x12\x0e\n" +
 	"\x02id\x18\x03 \x01(\tR\x02id\x12\x1f\n" +
 	"\vchunk_bytes\x18\x04 \x01(\rR\n" +
-	"chunkBytes\"\xc9\x01\n" +
+	"chunkBytes\x12\x1e\n" +
+	"\n" +
+	"transports\x18\x05 \x03(\tR\n" +
+	"transports\x12\x14\n" +
+	"\x05token\x18\x06 \x01(\fR\x05token\x12\x1b\n" +
+	"\tunix_name\x18\a \x01(\tR\bunixName\"8\n" +
+	"\x0eCollectiveLane\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\x12\x10\n" +
+	"\x03use\x18\x02 \x01(\rR\x03use\"B\n" +
+	"\x10CollectiveAnswer\x12\x1c\n" +
+	"\ttransport\x18\x01 \x01(\tR\ttransport\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"\xc9\x01\n" +
 	"\fCollectiveOp\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x12\n" +
@@ -538,18 +680,20 @@ func file_zerofleet_v1_collective_proto_rawDescGZIP() []byte {
 	return file_zerofleet_v1_collective_proto_rawDescData
 }
 
-var file_zerofleet_v1_collective_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_zerofleet_v1_collective_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_zerofleet_v1_collective_proto_goTypes = []any{
 	(*CollectiveHello)(nil),    // 0: zerofleet.v1.CollectiveHello
 	(*CollectiveWelcome)(nil),  // 1: zerofleet.v1.CollectiveWelcome
-	(*CollectiveOp)(nil),       // 2: zerofleet.v1.CollectiveOp
-	(*CollectiveProgress)(nil), // 3: zerofleet.v1.CollectiveProgress
-	(*CollectiveLeave)(nil),    // 4: zerofleet.v1.CollectiveLeave
+	(*CollectiveLane)(nil),     // 2: zerofleet.v1.CollectiveLane
+	(*CollectiveAnswer)(nil),   // 3: zerofleet.v1.CollectiveAnswer
+	(*CollectiveOp)(nil),       // 4: zerofleet.v1.CollectiveOp
+	(*CollectiveProgress)(nil), // 5: zerofleet.v1.CollectiveProgress
+	(*CollectiveLeave)(nil),    // 6: zerofleet.v1.CollectiveLeave
 }
 var file_zerofleet_v1_collective_proto_depIdxs = []int32{
-	2, // 0: zerofleet.v1.CollectiveProgress.last:type_name -> zerofleet.v1.CollectiveOp
-	2, // 1: zerofleet.v1.CollectiveLeave.op_a:type_name -> zerofleet.v1.CollectiveOp
-	2, // 2: zerofleet.v1.CollectiveLeave.op_b:type_name -> zerofleet.v1.CollectiveOp
+	4, // 0: zerofleet.v1.CollectiveProgress.last:type_name -> zerofleet.v1.CollectiveOp
+	4, // 1: zerofleet.v1.CollectiveLeave.op_a:type_name -> zerofleet.v1.CollectiveOp
+	4, // 2: zerofleet.v1.CollectiveLeave.op_b:type_name -> zerofleet.v1.CollectiveOp
 	3, // [3:3] is the sub-list for method output_type
 	3, // [3:3] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
@@ -568,7 +712,7 @@ func file_zerofleet_v1_collective_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zerofleet_v1_collective_proto_rawDesc), len(file_zerofleet_v1_collective_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
