@@ -27,7 +27,7 @@ func lend(t testing.TB, groups []collective.Group) []collective.Group {
 	t.Helper()
 	out := make([]collective.Group, len(groups))
 	for r, g := range groups {
-		b, fd, err := memfd.Map("test", lentBytes)
+		b, fd, err := memfd.New("test", lentBytes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func lend(t testing.TB, groups []collective.Group) []collective.Group {
 			if err := g.Close(); err != nil {
 				t.Error(err)
 			}
-			if err := unix.Munmap(b); err != nil {
+			if err := memfd.Unmap(b); err != nil {
 				t.Error(err)
 			}
 			if err := unix.Close(fd); err != nil {

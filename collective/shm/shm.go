@@ -25,6 +25,7 @@ const (
 	// maxRegions bounds what one peer can make this process map.
 	maxRegions  = 64
 	noticeBytes = 16
+	pageBytes   = 8 // of region 0 that are looked at
 )
 
 // region is memory that this process lends.
@@ -47,7 +48,7 @@ type Loan struct {
 
 // New begins to lend in a generation, nothing at first.
 func New(generation uint64) (*Loan, error) {
-	page, fd, err := memfd.Map("zerofleet-generation", unix.Getpagesize())
+	page, fd, err := memfd.New("zerofleet-generation", unix.Getpagesize())
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func (l *Loan) Close() error {
 		errs = append(errs, p.unmap())
 	}
 	l.peers = nil
-	return errors.Join(append(errs, unix.Munmap(l.page), unix.Close(l.fd))...)
+	return errors.Join(append(errs, memfd.Unmap(l.page), unix.Close(l.fd))...)
 }
 
 // Peer is the two sides of lending with one process. It implements lanes.Lender.
@@ -206,7 +207,10 @@ func (p *Peer) receive() error {
 	if id != uint64(len(p.regions)) || id >= maxRegions {
 		return fmt.Errorf("region %d: want %d, and fewer than %d", id, len(p.regions), maxRegions)
 	}
-	mapped, err := borrow(fd, bytes)
+	if bytes < pageBytes {
+		return fmt.Errorf("region %d of %d bytes: want at least %d", id, bytes, pageBytes)
+	}
+	mapped, err := memfd.Borrow(fd, bytes)
 	if err != nil {
 		return fmt.Errorf("region %d of %d bytes: %w", id, bytes, err)
 	}
@@ -229,30 +233,6 @@ func passed(oob []byte) (int, error) {
 		return -1, fmt.Errorf("%d files with a region: want 1", len(fds))
 	}
 	return fds[0], nil
-}
-
-// borrow maps a peer's file for reading, if nobody can change its size.
-func borrow(fd int, bytes uint64) ([]byte, error) {
-	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-	if err != nil {
-		return nil, fmt.Errorf("seals: %w", err)
-	}
-	if seals&memfd.Seals != memfd.Seals {
-		return nil, fmt.Errorf("seals %#x: want %#x", seals, memfd.Seals)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
-	}
-	if bytes < 8 || uint64(st.Size) != bytes {
-		return nil, fmt.Errorf("a file of %d bytes", st.Size)
-	}
-	b, err := unix.Mmap(fd, 0, int(bytes), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map: %w", err)
-	}
-	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // a wish
-	return b, nil
 }
 
 // Ref is lanes.Lender's.
@@ -300,7 +280,7 @@ func (p *Peer) unmap() error {
 	defer p.mu.Unlock()
 	var errs []error
 	for _, b := range p.regions {
-		errs = append(errs, unix.Munmap(b))
+		errs = append(errs, memfd.Unmap(b))
 	}
 	p.regions = nil
 	return errors.Join(errs...)

@@ -40,7 +40,7 @@ func (b *Backend) Alloc(kind kernels.Kind, bytes int64) (kernels.Memory, error) 
 	if err != nil {
 		return nil, fmt.Errorf("cpu: map %d bytes: %w: %w", bytes, err, kernels.ErrMemory)
 	}
-	if bytes >= hugeFrom {
+	if fd < 0 && bytes >= hugeFrom {
 		_ = unix.Madvise(data, unix.MADV_HUGEPAGE) // a wish: kernels without huge pages refuse it
 	}
 	b.memory++
@@ -51,7 +51,7 @@ func (b *Backend) Alloc(kind kernels.Kind, bytes int64) (kernels.Memory, error) 
 // such files.
 func mapPages(kind kernels.Kind, bytes int) (data []byte, fd int, err error) {
 	if kind == kernels.Host {
-		if data, fd, err = memfd.Map("zerofleet", bytes); err == nil {
+		if data, fd, err = memfd.New("zerofleet", bytes); err == nil {
 			return data, fd, nil
 		}
 	}
@@ -87,9 +87,11 @@ func (m *memory) Free() error {
 	data := m.data
 	m.data = nil
 	m.owner.memory--
-	err := unix.Munmap(data)
+	var err error
 	if m.fd >= 0 {
-		err = errors.Join(err, unix.Close(m.fd))
+		err = errors.Join(memfd.Unmap(data), unix.Close(m.fd))
+	} else {
+		err = unix.Munmap(data)
 	}
 	if err != nil {
 		return fmt.Errorf("cpu: unmap %d bytes: %w", m.bytes, err)
