@@ -96,16 +96,19 @@ func (e *ReplicaError) Error() string {
 		e.Rank, e.Step, e.Field, e.Unit, e.Own, e.Kept, e.Buddy)
 }
 
+// digestElems is how much is digested at once: a piece that stays in a core's cache between its copy and its digest.
+const digestElems = 128 << 10
+
 // digests are the xxh3 of a shard's fields, in the order of units and fields.
 func (t *Trainer) digests(ctx context.Context, stream kernels.Stream, of func(*unit) shardOf) ([]uint64, error) {
 	all := make([]uint64, 0, len(t.units)*int(checkpoint.Fields))
-	chunk := make([]byte, 4*chunkElems)
+	chunk := make([]byte, 4*digestElems)
 	for i := range t.units {
 		s := of(&t.units[i])
 		for _, b := range s.fields() {
 			h := xxh3.New()
-			for lo := s.lo; lo < s.hi; lo += chunkElems {
-				hi := min(lo+chunkElems, s.hi)
+			for lo := s.lo; lo < s.hi; lo += digestElems {
+				hi := min(lo+digestElems, s.hi)
 				part := chunk[:4*(hi-lo)]
 				if err := download(ctx, stream, part, b.Slice(lo-s.base, hi-s.base)); err != nil {
 					return nil, fmt.Errorf("digest %s: %w", t.units[i].Name, err)

@@ -186,6 +186,10 @@ func (i *incarnation) load(ctx context.Context) (err error) {
 	if i.dec, err = model.New(i.base.Config(), i.options.Compute); err != nil {
 		return err
 	}
+	// Before it is ready: nobody waits for it then.
+	if i.manifest.Fingerprint, err = i.computes(ctx, i.backend, i.dec, i.options); err != nil {
+		return err
+	}
 	i.manifest.Job = i.job.Name
 	i.manifest.Model, err = i.base.Config().HuggingFace("f32")
 	return err
@@ -311,7 +315,7 @@ func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.
 		return train.Outcome{Reconfigure: true}, i.save(ctx, group, g)
 	}
 	if !i.announced {
-		if i.manifest.Fingerprint, err = i.fingerprint(ctx, g, group.Rank(), i.backend, i.dec, i.options); err != nil {
+		if err := i.announce(ctx, g, group.Rank(), i.manifest.Fingerprint, i.backend.Caps()); err != nil {
 			return train.Outcome{}, err
 		}
 		i.announced = true

@@ -173,28 +173,30 @@ type worker struct {
 	store    checkpoint.Store // opened by load
 }
 
-// fingerprint holds this worker's kernels to the job's: under sharding.exact: required another machine's bits are refused.
-func (w *worker) fingerprint(ctx context.Context, g membership.Generation, rank int, backend kernels.Backend, dec *model.Decoder, o train.Options) (string, error) {
+// computes says which bits this worker's kernels compute at the job's shapes.
+func (w *worker) computes(ctx context.Context, backend kernels.Backend, dec *model.Decoder, o train.Options) (string, error) {
 	cases, err := train.FingerprintCases(dec, o)
 	if err != nil {
 		return "", err
 	}
 	own, each, err := kernels.Fingerprint(ctx, backend, cases)
-	if err != nil {
-		return "", err
-	}
 	for _, c := range each {
 		w.o.Log.Debug("fingerprint", "case", c.Name, "sum", c.Sum)
 	}
+	return own, err
+}
+
+// announce holds this worker's fingerprint to the job's: under sharding.exact: required another machine's bits are refused.
+func (w *worker) announce(ctx context.Context, g membership.Generation, rank int, own string, caps kernels.Caps) error {
 	want, of, err := w.session.StoreFingerprint(ctx, g.Number, rank, own)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if own != want {
-		return "", fmt.Errorf("worker %s computes other bits than worker %s (fingerprint %.12s, the job's is %.12s; this one: %s, %s): "+
-			"sharding.exact: required admits one kind of machine", w.session.ID(), of, own, want, backend.Caps().ISA, backend.Caps().Products)
+		return fmt.Errorf("worker %s computes other bits than worker %s (fingerprint %.12s, the job's is %.12s; this one: %s, %s): "+
+			"sharding.exact: required admits one kind of machine", w.session.ID(), of, own, want, caps.ISA, caps.Products)
 	}
-	return own, nil
+	return nil
 }
 
 // commit asks the coordinator to make a checkpoint exist. Without one for workers.orphan_seconds the manifest is left
