@@ -2,17 +2,23 @@ package grpc
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"net"
+	"os"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/grouptest"
 	"github.com/zerofleet/zerofleet/collective/internal/frame"
 	"github.com/zerofleet/zerofleet/kernels"
+	"github.com/zerofleet/zerofleet/kernels/memfd"
 	pb "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
 
@@ -122,13 +128,13 @@ func TestProtocolViolations(t *testing.T) {
 			h := frame.Header{Kind: frame.Post, Flags: frame.FlagEager}
 			for seq := uint64(2); seq < 8; seq++ {
 				h.Seq = seq
-				meta := postMeta(i.t, &pb.CollectiveOp{Seq: seq, Kind: uint32(collective.KindExchange)})
-				i.send(false, frame.Outgoing{Header: h, Meta: meta, Data: make([]byte, 60<<10)})
+				m := meta(i.t, &pb.CollectiveOp{Seq: seq, Kind: uint32(collective.KindExchange)})
+				i.send(false, frame.Outgoing{Header: h, Meta: m, Data: make([]byte, 60<<10)})
 			}
 		}, "operations and [0-9]+ bytes ahead of this rank"},
 		"no frame": {gather, func(i *impostor) {
-			_ = i.streams[0].SendMsg([]byte("GET / HTTP/1.1\r\n\r\n"))
-		}, "frame of 18 bytes: want at least 59"},
+			i.raw(false, []byte("GET / HTTP/1.1\r\n\r\n"+strings.Repeat("x", frame.HeaderBytes)))
+		}, "frame begins with 47 45 54 20|begins with 47 45"},
 		"bad checksum": {gather, func(i *impostor) {
 			f := frame.Outgoing{Header: frame.Header{Kind: frame.Data, Type: kernels.F32, Seq: 1, Flags: frame.FlagSummed, Job: frame.JobHash("job-1"), Generation: 3}, Data: whole}
 			s, err := codec{}.Marshal(&f)
@@ -137,36 +143,169 @@ func TestProtocolViolations(t *testing.T) {
 			}
 			b := s.Materialize()
 			b[len(b)-1] ^= 1
-			_ = i.streams[1].SendMsg(b)
+			i.raw(true, b)
 		}, "data frame 1.0: bad checksum"},
 		"beyond the longest frame": {gather, func(i *impostor) {
-			_ = i.streams[1].SendMsg(make([]byte, frame.MaxBytes+1))
-		}, "larger than max"},
+			if i.by == Stream {
+				i.raw(true, make([]byte, frame.MaxBytes+1))
+				return
+			}
+			head, err := (&frame.Outgoing{Header: frame.Header{Kind: frame.Data}}).Head()
+			if err != nil {
+				i.t.Fatal(err)
+			}
+			binary.LittleEndian.PutUint32(head[44:], frame.MaxDataBytes+1)
+			i.raw(true, head)
+		}, "larger than max|1048577 bytes of data: want at most 1048576"},
+		"cut off": {gather, func(i *impostor) {
+			f := frame.Outgoing{Header: frame.Header{Kind: frame.Data, Type: kernels.F32, Seq: 1, Job: frame.JobHash("job-1"), Generation: 3}, Data: whole}
+			head, err := f.Head()
+			if err != nil {
+				i.t.Fatal(err)
+			}
+			i.raw(true, append(head, whole[:100]...))
+			if i.by != Stream {
+				_ = i.lanes[1].Close()
+			}
+		}, "data frame of 159 bytes: its header wants 4059|connection lost: unexpected EOF"},
+		"a receipt for nothing": {gather, func(i *impostor) {
+			i.send(false, frame.Outgoing{Header: frame.Header{Kind: frame.Taken, Seq: 1}})
+		}, "a receipt for all-gather #1 block.3 .*, of which nothing is lent to it"},
+		"a receipt for what is over": {gather, func(i *impostor) {
+			i.send(false, frame.Outgoing{Header: frame.Header{Kind: frame.Taken, Seq: 7}})
+		}, "a receipt for operation #7, which is not open to it"},
+	} {
+		for _, by := range []Transport{Stream, Lanes, SHM} {
+			t.Run(string(by)+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				g, i := withImpostor(t, fleet{by: by})
+				p := c.begin(g)
+				i.await(frame.Post)
+				c.act(i)
+				err := within(t, p)
+				var pe *collective.PeerError
+				if !errors.As(err, &pe) || pe.Rank != 0 || pe.ID != "worker-a" {
+					t.Fatalf("got %v, want a *PeerError of rank 0", err)
+				}
+				if !regexp.MustCompile(c.want).MatchString(err.Error()) {
+					t.Errorf("got %q, want one that says %q", err, c.want)
+				}
+				if later := within(t, g.AllReduce(context.Background(), "later", f32(1))); !errors.Is(later, collective.ErrPeer) {
+					t.Errorf("a later operation: got %v, want the first error", later)
+				}
+			})
+		}
+	}
+}
+
+// What is lent and is not there, or not what was asked for, names who lends; nothing crashes.
+func TestBadLoans(t *testing.T) {
+	const n = 1000
+	lent := func(r frame.Ref) func(*impostor) {
+		return func(i *impostor) {
+			f := frame.Outgoing{Header: frame.Header{Kind: frame.Data, Type: kernels.F32, Seq: 1, Flags: frame.FlagLent, Job: frame.JobHash("job-1"), Generation: 3}}
+			head, err := f.HeadOf(r)
+			if err != nil {
+				i.t.Fatal(err)
+			}
+			i.raw(true, head)
+		}
+	}
+	for name, c := range map[string]struct {
+		by     Transport
+		reduce bool
+		act    func(*impostor)
+		want   string
+	}{
+		"over lanes":             {Lanes, false, lent(frame.Ref{Region: 1, Len: 4 * n}), "memory is lent over a link that cannot"},
+		"the page":               {SHM, false, lent(frame.Ref{Region: 0, Len: 4 * n}), "region 0 is lent"},
+		"a region beyond":        {SHM, false, lent(frame.Ref{Region: 64, Len: 4 * n}), "region 64 is lent"},
+		"beyond its end":         {SHM, false, lent(frame.Ref{Region: 1, Off: 4096, Len: 4 * n}), `bytes \[4096, \+4000\) are lent of region 1, which has 8000`},
+		"an offset that wraps":   {SHM, false, lent(frame.Ref{Region: 1, Off: 1<<64 - 4000, Len: 4 * n}), "are lent of region 1"},
+		"too little":             {SHM, false, lent(frame.Ref{Region: 1, Len: 4*n - 4}), "3996 bytes lent for all-gather #1 block.3 .*: want 4000"},
+		"too little to be added": {SHM, true, lent(frame.Ref{Region: 1, Len: 4*n - 4}), "3996 bytes of f32 lent for reduce-scatter #1 .*: want 1000 elements"},
+		"never passed": {SHM, false, func(i *impostor) {
+			lent(frame.Ref{Region: 2, Len: 4 * n})(i)
+			_ = i.loan.Close()
+		}, "region 2 is lent and was not passed"},
+		"taken back": {SHM, false, func(i *impostor) {
+			i.loan.Revoke()
+			lent(frame.Ref{Region: 1, Len: 4 * n})(i)
+		}, "it took back what it had lent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g, i := withImpostor(t, fleet{})
-			p := c.begin(g)
+			g, i := withImpostor(t, fleet{by: c.by})
+			if i.loan != nil {
+				b, fd, err := memfd.New("test", 8*n)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := errors.Join(memfd.Unmap(b), unix.Close(fd)); err != nil {
+						t.Error(err)
+					}
+				})
+				if err := i.loan.Share(b, fd); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var p *collective.Pending
+			if c.reduce {
+				p = g.ReduceScatter(context.Background(), "block.3", grouptest.NewAccumulator(n), f32(2*n), 0, 2)
+				i.post(reduceOp(1, "block.3", n, 2))
+			} else {
+				p = g.AllGather(context.Background(), "block.3", f32(2*n), f32(n))
+				i.post(gatherOp(1, "block.3", n))
+			}
 			i.await(frame.Post)
 			c.act(i)
 			err := within(t, p)
 			var pe *collective.PeerError
-			if !errors.As(err, &pe) || pe.Rank != 0 || pe.ID != "worker-a" {
-				t.Fatalf("got %v, want a *PeerError of rank 0", err)
-			}
-			if !regexp.MustCompile(c.want).MatchString(err.Error()) {
-				t.Errorf("got %q, want one that says %q", err, c.want)
-			}
-			if later := within(t, g.AllReduce(context.Background(), "later", f32(1))); !errors.Is(later, collective.ErrPeer) {
-				t.Errorf("a later operation: got %v, want the first error", later)
+			if !errors.As(err, &pe) || pe.Rank != 0 || !regexp.MustCompile(c.want).MatchString(err.Error()) {
+				t.Errorf("got %v, want a *PeerError of rank 0 that says %q", err, c.want)
 			}
 		})
 	}
 }
 
-func postMeta(t *testing.T, o *pb.CollectiveOp) []byte {
+// A connection that shows no token, or one that is not known, is let into nothing.
+func TestLaneNeedsToken(t *testing.T) {
+	g, i := withImpostor(t, fleet{by: Lanes})
+	addr := strings.TrimPrefix(i.cc.Target(), "passthrough:///")
+	for name, hello := range map[string]proto.Message{
+		"none":    &pb.CollectiveLane{},
+		"unknown": &pb.CollectiveLane{Token: make([]byte, 16)},
+		"memory":  &pb.CollectiveLane{Token: make([]byte, 16), Use: useMemory},
+	} {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, err := (&frame.Outgoing{Header: frame.Header{Kind: frame.Hello}, Meta: meta(t, hello)}).Head()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(head); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		if n, err := c.Read(make([]byte, 1)); err == nil || n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: %d bytes and %v came back: want the end of the connection", name, n, err)
+		}
+		_ = c.Close()
+	}
+	p := g.AllGather(context.Background(), "x", f32(2), f32(1))
+	i.post(gatherOp(1, "x", 1))
+	i.data(1, 0, make([]byte, 4))
+	if err := within(t, p); err != nil {
+		t.Errorf("the peer that was let in: %v", err)
+	}
+}
+
+func meta(t *testing.T, m proto.Message) []byte {
 	t.Helper()
-	b, err := proto.Marshal(o)
+	b, err := proto.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,14 +351,22 @@ func TestNewerGenerationFences(t *testing.T) {
 // A peer whose connection breaks in the middle of a transfer is named at once, with its last
 // operation.
 func TestPeerDiesHalfWay(t *testing.T) {
-	g, i := withImpostor(t, fleet{deadline: time.Hour})
+	for _, by := range []Transport{Stream, Lanes, SHM} {
+		t.Run(string(by), func(t *testing.T) { peerDiesHalfWay(t, by) })
+	}
+}
+
+func peerDiesHalfWay(t *testing.T, by Transport) {
+	g, i := withImpostor(t, fleet{by: by, deadline: time.Hour})
 	const n = 1 << 20
 	p := g.AllGather(context.Background(), "block.3", f32(2*n), f32(n))
 	i.post(gatherOp(1, "block.3", n))
 	i.data(1, 0, make([]byte, frame.MaxDataBytes))
 	waitFor(t, func() bool { return g.Stats().Peers[0].ReceivedBytes > 0 })
-	if err := i.conn.Close(); err != nil {
-		t.Fatal(err)
+	for _, c := range append(i.lanes[:], i.conn) { // as when a process ends
+		if c != nil {
+			_ = c.Close()
+		}
 	}
 	err := within(t, p)
 	var pe *collective.PeerError
@@ -293,25 +440,27 @@ func TestStalls(t *testing.T) {
 			`^rank 0 \(worker-a\) does not read its part of send #1 shard to rank 0 \[8388608 f32\]`,
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			const deadline = 400 * time.Millisecond
-			g, i := withImpostor(t, fleet{deadline: deadline})
-			c.act(i)
-			begun := time.Now()
-			p := c.begin(g)
-			err := within(t, p)
-			took := time.Since(begun)
-			var s *collective.StallError
-			if !errors.As(err, &s) || !errors.Is(err, collective.ErrStalled) {
-				t.Fatalf("got %v, want a *StallError", err)
-			}
-			if !regexp.MustCompile(c.want).MatchString(err.Error()) {
-				t.Errorf("got %q, want %q", err, c.want)
-			}
-			if took < deadline/2 || took > patience/2 {
-				t.Errorf("took %s, want about %s", took, deadline)
-			}
-		})
+		for _, by := range []Transport{Stream, Lanes, SHM} {
+			t.Run(string(by)+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				const deadline = 400 * time.Millisecond
+				g, i := withImpostor(t, fleet{by: by, deadline: deadline})
+				c.act(i)
+				begun := time.Now()
+				p := c.begin(g)
+				err := within(t, p)
+				took := time.Since(begun)
+				var s *collective.StallError
+				if !errors.As(err, &s) || !errors.Is(err, collective.ErrStalled) {
+					t.Fatalf("got %v, want a *StallError", err)
+				}
+				if !regexp.MustCompile(c.want).MatchString(err.Error()) {
+					t.Errorf("got %q, want %q", err, c.want)
+				}
+				if took < deadline/2 || took > patience/2 {
+					t.Errorf("took %s, want about %s", took, deadline)
+				}
+			})
+		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/frame"
+	"github.com/zerofleet/zerofleet/collective/shm"
 	"github.com/zerofleet/zerofleet/kernels"
 	pb "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
@@ -34,6 +35,10 @@ type impostor struct {
 	cc      *grpc.ClientConn
 	conn    net.Conn
 	streams [2]grpc.ClientStream
+	by      Transport
+	lanes   [2]net.Conn // unless by is Stream
+	reader  *frame.Reader
+	loan    *shm.Loan // with SHM
 }
 
 // dialAs opens a connection to an endpoint and no stream.
@@ -75,13 +80,76 @@ func goodHello(bulk bool) *pb.CollectiveHello {
 
 // hello sends a hello on one of the streams and returns the answer.
 func (i *impostor) hello(h *pb.CollectiveHello) error {
+	_, err := i.greet(h)
+	return err
+}
+
+func (i *impostor) greet(h *pb.CollectiveHello) (*pb.CollectiveWelcome, error) {
 	i.t.Helper()
 	s := i.streams[index(h.GetBulk())]
 	if err := sendMessage(s, Config{Job: h.GetJob(), Generation: h.GetGeneration()}, frame.Hello, h); err != nil {
 		i.t.Fatal(err)
 	}
-	var w pb.CollectiveWelcome
-	return recvMessage(s, frame.Welcome, &w)
+	w := &pb.CollectiveWelcome{}
+	return w, recvMessage(s, frame.Welcome, w)
+}
+
+// answer takes what it was offered, of the transport that the test is about.
+func (i *impostor) answer(addr string, w *pb.CollectiveWelcome) {
+	i.t.Helper()
+	switch i.by {
+	case Lanes:
+		for use := range i.lanes {
+			i.lanes[use] = i.lane("tcp", addr, w, use)
+		}
+	case SHM:
+		for use := range i.lanes {
+			i.lanes[use] = i.lane("unix", "@"+w.GetUnixName(), w, use)
+		}
+		var err error
+		if i.loan, err = shm.New(3); err != nil {
+			i.t.Fatal(err)
+		}
+		if _, err := i.loan.Connect(i.lane("unix", "@"+w.GetUnixName(), w, useMemory).(*net.UnixConn), patience); err != nil {
+			i.t.Fatal(err)
+		}
+		i.t.Cleanup(func() {
+			if err := i.loan.Close(); err != nil {
+				i.t.Error(err)
+			}
+		})
+	}
+	if i.lanes[0] != nil {
+		i.reader = frame.NewReader(i.lanes[0])
+	}
+	a := &pb.CollectiveAnswer{Transport: string(i.by)}
+	if err := sendMessage(i.streams[0], Config{Job: "job-1", Generation: 3}, frame.Answer, a); err != nil {
+		i.t.Fatal(err)
+	}
+}
+
+// lane opens a connection beside gRPC.
+func (i *impostor) lane(network, addr string, w *pb.CollectiveWelcome, use int) net.Conn {
+	i.t.Helper()
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	i.t.Cleanup(func() { _ = c.Close() })
+	m := &membership{cfg: Config{Job: "job-1", Generation: 3}}
+	if err := m.introduce(i.t.Context(), c, use, w.GetToken()); err != nil {
+		i.t.Fatal(err)
+	}
+	return c
+}
+
+// raw sends bytes as they are.
+func (i *impostor) raw(bulk bool, b []byte) {
+	if c := i.lanes[index(bulk)]; c != nil {
+		_, _ = c.Write(b)
+		return
+	}
+	_ = i.streams[index(bulk)].SendMsg(b)
 }
 
 // send sends a frame of the running generation, changed by edits.
@@ -91,7 +159,16 @@ func (i *impostor) send(bulk bool, f frame.Outgoing, edits ...func(*frame.Header
 	for _, edit := range edits {
 		edit(&f.Header)
 	}
-	if err := i.streams[index(bulk)].SendMsg(&f); err != nil {
+	var err error
+	if c := i.lanes[index(bulk)]; c != nil {
+		var head []byte
+		if head, err = f.Head(); err == nil {
+			_, err = c.Write(append(head, f.Data...))
+		}
+	} else {
+		err = i.streams[index(bulk)].SendMsg(&f)
+	}
+	if err != nil {
 		i.t.Logf("send %s: %v", f.Kind, err) // the other side may have hung up: that is what is tested
 	}
 }
@@ -126,6 +203,18 @@ func (i *impostor) data(seq uint64, chunk uint32, b []byte, edits ...func(*frame
 // await reads control frames until one of the kind arrives.
 func (i *impostor) await(k frame.Kind) *frame.Frame {
 	i.t.Helper()
+	for i.reader != nil {
+		f, err := i.reader.Next()
+		if err == nil && f.DataBytes > 0 {
+			err = i.reader.Data(f, make([]byte, f.DataBytes))
+		}
+		if err != nil {
+			i.t.Fatalf("await %s: %v", k, err)
+		}
+		if f.Kind == k {
+			return f
+		}
+	}
 	for {
 		var r received
 		if err := i.streams[0].RecvMsg(&r); err != nil {
@@ -156,11 +245,17 @@ func withImpostor(t *testing.T, f fleet) (collective.Group, *impostor) {
 		joined <- err
 	}()
 	i := dialAs(t, f, eps[1].Addr(), "worker-a", "worker-b")
-	for _, bulk := range []bool{false, true} {
-		if err := i.hello(goodHello(bulk)); err != nil {
-			t.Fatal(err)
-		}
+	if i.by = f.by; i.by == "" {
+		i.by = Stream
 	}
+	if err := i.hello(goodHello(true)); err != nil {
+		t.Fatal(err)
+	}
+	w, err := i.greet(goodHello(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.answer(eps[1].Addr(), w)
 	if err := <-joined; err != nil {
 		t.Fatal(err)
 	}
