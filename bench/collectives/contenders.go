@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strings"
 )
 
 // variant is one way in which ranks of ours exchange.
@@ -32,7 +31,7 @@ var variants = []variant{
 var collectives = []string{opAllGather, opReduceScatter, opAllReduce}
 
 // iperf3From is the least size for iperf3, which gives a rate and no time of a message.
-const iperf3From = 1 << 20
+const iperf3From = 16 << 20
 
 // contenders are all who can take part, in the order in which they do. dir is for files that they need.
 func contenders(o options, dir string) []*contender {
@@ -87,6 +86,3 @@ func contenderNames() (names []string) {
 	}
 	return names
 }
-
-// isOurs says whether a contender is what the others are beside.
-func isOurs(name string) bool { return strings.HasPrefix(name, "zf-") }

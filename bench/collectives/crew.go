@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,14 +28,7 @@ type contender struct {
 	open func(ctx context.Context, p *place, ranks int) (session, error)
 }
 
-func (c *contender) does(op string) bool {
-	for _, o := range c.operations {
-		if o == op {
-			return true
-		}
-	}
-	return false
-}
+func (c *contender) does(op string) bool { return slices.Contains(c.operations, op) }
 
 // order is what the ranks are told to do: an operation, bytes per rank, how often it is timed after one that is not, and
 // whether that one's result is to be checked.
@@ -51,8 +45,20 @@ func (o order) String() string {
 }
 
 func parseOrder(line string) (o order, err error) {
-	if n, err := fmt.Sscanf(line, "%s %d %d %t", &o.operation, &o.bytes, &o.times, &o.check); err != nil {
-		return o, fmt.Errorf("order %q: %d words of 4: %w", line, n, err)
+	words := strings.Fields(line)
+	if len(words) != 4 {
+		return o, fmt.Errorf("order %q: want 4 words", line)
+	}
+	var errs [3]error
+	o.operation = words[0]
+	o.bytes, errs[0] = strconv.ParseInt(words[1], 10, 64)
+	o.times, errs[1] = strconv.Atoi(words[2])
+	o.check, errs[2] = strconv.ParseBool(words[3])
+	if err := errors.Join(errs[:]...); err != nil {
+		return o, fmt.Errorf("order %q: %w", line, err)
+	}
+	if o.bytes < 1 || o.times < 1 {
+		return o, fmt.Errorf("order %q: want at least one byte, once", line)
 	}
 	return o, nil
 }

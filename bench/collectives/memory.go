@@ -118,7 +118,7 @@ func (t threads) measure(ctx context.Context, o order) (float64, error) {
 	for _, s := range seconds {
 		slowest = max(slowest, s)
 	}
-	return slowest, errors.Join(append(errs, context.Cause(ctx))...)
+	return slowest, errors.Join(errors.Join(errs...), context.Cause(ctx))
 }
 
 // barrier lets threads go on when all of them have come.

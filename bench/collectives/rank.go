@@ -65,8 +65,11 @@ func runRank(in io.Reader, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, r.close()) }()
 	fmt.Fprintln(out, r.address())
 	var peers []string
-	if err := json.Unmarshal([]byte(<-lines), &peers); err != nil || len(peers) != s.Ranks {
-		return fmt.Errorf("read %d addresses, want %d: %w", len(peers), s.Ranks, err)
+	if err := json.Unmarshal([]byte(<-lines), &peers); err != nil {
+		return fmt.Errorf("read the addresses: %w", err)
+	}
+	if len(peers) != s.Ranks {
+		return fmt.Errorf("read %d addresses: want %d", len(peers), s.Ranks)
 	}
 	if err := r.meet(ctx, peers); err != nil {
 		return fmt.Errorf("meet the others: %w", err)
