@@ -10,6 +10,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -289,6 +290,46 @@ func TestInterrupt(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "| all-gather | 4 KiB |") || strings.Contains(out.String(), "8 KiB | ") {
 		t.Errorf("the table is not that of what was measured:\n%s", out.String())
+	}
+}
+
+// Who is missing is left out, and the notes say what would bring it.
+func TestMissing(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	var out strings.Builder
+	if err := run(context.Background(), []string{"-python", "", "-contenders", "gloo,openmpi,iperf3"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Left out: gloo: no -python.", "Left out: openmpi: no mpirun, which tools/openmpi.sh installs.", "Left out: iperf3: no iperf3, which tools/openmpi.sh installs."} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
+// What a process said before it died is in the error of who waits for it.
+func TestDeathOfARank(t *testing.T) {
+	c := &crew{}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for i, script := range []string{"echo here; read all; echo ready; read order; echo ok 0.5; read end", "echo there; read all; echo ready; read order; echo broken >&2"} {
+		if err := c.start(fmt.Sprint("rank ", i), exec.Command("sh", "-c", script)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.meet(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := c.measure(ctx, order{opAllGather, 4096, 1, false}); err == nil || !strings.Contains(err.Error(), "rank 1 has ended: broken") {
+		t.Errorf("%v, %v, want what the second one said", s, err)
+	}
+	if err := c.close(); err != nil {
+		t.Error(err)
+	}
+	for _, m := range c.members {
+		if m.cmd.ProcessState == nil {
+			t.Errorf("%s was not waited for", m.name)
+		}
 	}
 }
 
