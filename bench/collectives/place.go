@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -59,7 +60,7 @@ func newPlace(name string) (p *place, err error) {
 		if err := ip("netns", "add", n); err != nil {
 			return nil, err
 		}
-		p.undo = append(p.undo, func() error { return ip("netns", "delete", n) }) // its devices go with it
+		p.undo = append(p.undo, func() error { return removeNamespace(n) })
 	}
 	if name == placeVeth {
 		err = ip("link", "add", sideDevice, "netns", p.names[0], "type", "veth", "peer", "name", sideDevice, "netns", p.names[1])
@@ -165,11 +166,26 @@ func removeLeftovers() error {
 		if syscall.Kill(pid, 0) == nil {
 			continue // it runs
 		}
-		if err := ip("netns", "delete", name); err != nil {
+		if err := removeNamespace(name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removeNamespace removes a namespace with its devices, and ends who is still in it: what mpirun started on the other side
+// learns of its end only over the network.
+func removeNamespace(name string) error {
+	out, err := exec.Command("ip", "netns", "pids", name).Output()
+	if err != nil {
+		return fmt.Errorf("list the processes of namespace %s: %w", name, err)
+	}
+	for word := range strings.FieldsSeq(string(out)) {
+		if pid, err := strconv.Atoi(word); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	return ip("netns", "delete", name)
 }
 
 func ip(args ...string) error { return command("ip", args...) }
