@@ -147,6 +147,21 @@ func TestSides(t *testing.T) {
 	}
 }
 
+func TestLeftOver(t *testing.T) {
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		fmt.Sprintf("zfbench%da", gone.Process.Pid): true, fmt.Sprintf("zfbench%db", gone.Process.Pid): true,
+		fmt.Sprintf("zfbench%da", os.Getpid()): false, sideDevice: false, "zfbench": false, "zfbenchab": false, fmt.Sprintf("zf%da", gone.Process.Pid): false,
+	} {
+		if got := leftOver(name); got != want {
+			t.Errorf("leftOver(%s) = %t, want %t", name, got, want)
+		}
+	}
+}
+
 func someCells() (cells []*cell) {
 	for _, g := range []struct {
 		place, op string

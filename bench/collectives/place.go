@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,17 +90,17 @@ func newPlace(name string) (p *place, err error) {
 
 // delayed joins the namespaces by two veth pairs and a wire between their near ends.
 func (p *place) delayed() error {
-	var near [2]string
-	for i, n := range p.names {
-		near[i] = fmt.Sprintf("zfb%d%c", os.Getpid()%1000000, 'a'+i)
-		if err := ip("link", "add", near[i], "type", "veth", "peer", "name", sideDevice, "netns", n); err != nil {
+	for _, n := range p.names { // a near end has the name of its namespace
+		if err := ip("link", "add", n, "type", "veth", "peer", "name", sideDevice, "netns", n); err != nil {
 			return err
 		}
-		if err := ip("link", "set", near[i], "up"); err != nil {
+		// The namespace takes its devices along only when the last connection of somebody killed has timed out.
+		p.undo = append(p.undo, func() error { return ip("link", "delete", n) })
+		if err := ip("link", "set", n, "up"); err != nil {
 			return err
 		}
 	}
-	w, err := openWire(near)
+	w, err := openWire(p.names)
 	if err != nil {
 		return err
 	}
@@ -149,28 +150,41 @@ func (p *place) command(rank, ranks int, program string, args ...string) *exec.C
 	return exec.Command(program, args...)
 }
 
+// namespacePrefix begins the names of namespaces and near ends; the process that made them follows, and the side.
 const namespacePrefix = "zfbench"
 
-// removeLeftovers removes the namespaces of earlier runs that were killed.
+// removeLeftovers removes what earlier runs made that were killed.
 func removeLeftovers() error {
-	list, err := filepath.Glob("/run/netns/" + namespacePrefix + "*")
+	names, err := filepath.Glob("/run/netns/" + namespacePrefix + "*")
 	if err != nil {
 		return err
 	}
-	for _, path := range list {
-		name := filepath.Base(path)
-		var pid int
-		if _, err := fmt.Sscanf(strings.TrimPrefix(name, namespacePrefix), "%d", &pid); err != nil {
-			continue
+	for _, path := range names {
+		if name := filepath.Base(path); leftOver(name) {
+			if err := removeNamespace(name); err != nil {
+				return err
+			}
 		}
-		if syscall.Kill(pid, 0) == nil {
-			continue // it runs
-		}
-		if err := removeNamespace(name); err != nil {
-			return err
+	}
+	devices, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("list network devices: %w", err)
+	}
+	for _, d := range devices {
+		if leftOver(d.Name) {
+			if err := ip("link", "delete", d.Name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// leftOver says whether a name is of a process that is gone.
+func leftOver(name string) bool {
+	rest, ours := strings.CutPrefix(name, namespacePrefix)
+	pid, err := strconv.Atoi(strings.TrimRight(rest, "ab"))
+	return ours && err == nil && pid > 0 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
 // removeNamespace removes a namespace with its devices, and ends who is still in it: what mpirun started on the other side
