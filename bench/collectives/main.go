@@ -204,11 +204,6 @@ func measurePlace(ctx context.Context, o options, name string, present []*conten
 			among = append(among, op)
 		}
 	}
-	if len(wire) > 0 {
-		if err := measureRanks(ctx, o, p, 2, wire, present, r, progress); err != nil {
-			return err
-		}
-	}
 	for _, ranks := range o.ranks {
 		if len(among) == 0 {
 			break
@@ -216,6 +211,9 @@ func measurePlace(ctx context.Context, o options, name string, present []*conten
 		if err := measureRanks(ctx, o, p, ranks, among, present, r, progress); err != nil {
 			return fmt.Errorf("%d ranks: %w", ranks, err)
 		}
+	}
+	if len(wire) > 0 {
+		return measureRanks(ctx, o, p, 2, wire, present, r, progress)
 	}
 	return nil
 }
