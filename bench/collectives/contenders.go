@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+)
+
+// variant is one way in which ranks of ours exchange.
+type variant struct {
+	transport     string
+	tls, checksum bool
+}
+
+func (v variant) name() string {
+	n := "zf-" + v.transport
+	if v.tls {
+		n += "-tls"
+	}
+	if v.checksum {
+		n += "-sum"
+	}
+	return n
+}
+
+var variants = []variant{
+	{transportGRPC, true, true}, // what a job has that does not say otherwise
+	{transportGRPC, true, false},
+	{transportGRPC, false, true},
+	{transportGRPC, false, false},
+}
+
+var collectives = []string{opAllGather, opReduceScatter, opAllReduce}
+
+// iperf3From is the least size for iperf3, which gives a rate and no time of a message.
+const iperf3From = 16 << 20
+
+// contenders are all who can take part, in the order in which they do. dir is for files that they need.
+func contenders(o options, dir string) []*contender {
+	var list []*contender
+	var shared *pair
+	for _, v := range variants {
+		list = append(list, ours(v.name(), setup{What: v.transport, Checksum: v.checksum}, v.tls, &shared, collectives))
+	}
+	list = append(list,
+		gloo(o.python, dir),
+		openMPI(mpiShared, dir),
+		openMPI(mpiTCP, dir),
+		&contender{name: "memory", operations: collectives,
+			open: func(_ context.Context, _ *place, ranks int) (session, error) { return threads{ranks}, nil },
+			only: func(p *place) string {
+				if p.name != placeHost {
+					return "threads of one process share memory"
+				}
+				return ""
+			}},
+	)
+	for _, what := range []string{bareTCP, bareGRPC} {
+		list = append(list,
+			ours(what, setup{What: what}, false, &shared, []string{opStream}),
+			ours(what+"-tls", setup{What: what}, true, &shared, []string{opStream}))
+	}
+	return append(list, &contender{name: "iperf3", operations: []string{opStream}, from: iperf3From, prepare: iperf3There, open: openIperf3})
+}
+
+// ours is a contender whose ranks are this program. All of them share one pair.
+func ours(name string, s setup, tls bool, shared **pair, ops []string) *contender {
+	return &contender{
+		name: name, operations: ops,
+		prepare: func(context.Context) (err error) {
+			if tls && *shared == nil {
+				*shared, err = newPair()
+			}
+			return err
+		},
+		open: func(ctx context.Context, p *place, ranks int) (session, error) {
+			if tls {
+				s.Pair = *shared
+			}
+			return openOurs(ctx, p, s, ranks)
+		},
+	}
+}
+
+func contenderNames() (names []string) {
+	for _, c := range contenders(options{}, "") {
+		names = append(names, c.name)
+	}
+	return names
+}
