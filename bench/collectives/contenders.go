@@ -22,7 +22,12 @@ func (v variant) name() string {
 }
 
 var variants = []variant{
-	{transportGRPC, true, true}, // what a job has that does not say otherwise
+	{transportSHM, true, true},   // what a job has between workers of one host
+	{transportLanes, true, true}, // and between hosts
+	{transportLanes, true, false},
+	{transportLanes, false, true},
+	{transportLanes, false, false},
+	{transportGRPC, true, true},
 	{transportGRPC, true, false},
 	{transportGRPC, false, true},
 	{transportGRPC, false, false},

@@ -6,14 +6,21 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/grpc"
 	"github.com/zerofleet/zerofleet/kernels"
 	"github.com/zerofleet/zerofleet/kernels/cpu"
+	"github.com/zerofleet/zerofleet/kernels/memfd"
 )
 
-// transportGRPC is collective/grpc.
-const transportGRPC = "grpc"
+// The transports of a collective.Group.
+const (
+	transportSHM   = string(grpc.SHM)
+	transportLanes = string(grpc.Lanes)
+	transportGRPC  = string(grpc.Stream)
+)
 
 // groupMember is a rank in a collective.Group.
 type groupMember struct {
@@ -21,6 +28,9 @@ type groupMember struct {
 	client   *tls.Config
 	endpoint *grpc.Endpoint
 	group    collective.Group
+	arena    []byte // with transportSHM: memory that peers read, of which operations take parts
+	files    []int  // of it and of smaller ones before
+	mappings [][]byte
 }
 
 func newMember(ctx context.Context, s setup) (*groupMember, error) {
@@ -38,13 +48,21 @@ func newMember(ctx context.Context, s setup) (*groupMember, error) {
 func (m *groupMember) address() string { return m.endpoint.Addr() }
 
 func (m *groupMember) meet(ctx context.Context, peers []string) error {
-	c := grpc.Config{Job: "bench", Generation: 1, Rank: m.Rank, Checksum: m.Checksum, ClientTLS: m.client}
+	c := grpc.Config{Job: "bench", Generation: 1, Rank: m.Rank, Checksum: m.Checksum, ClientTLS: m.client, Transport: grpc.Transport(m.What)}
 	for r, addr := range peers {
 		c.Peers = append(c.Peers, grpc.Peer{ID: fmt.Sprint("rank-", r), Addr: addr, Name: pairName})
 	}
 	g, err := m.endpoint.Join(ctx, c)
+	if err != nil {
+		return err
+	}
 	m.group = g
-	return err
+	for r, p := range g.Stats().Peers {
+		if r != m.Rank && p.Transport != m.What {
+			return fmt.Errorf("rank %d is reached over %s, want %s", r, p.Transport, m.What)
+		}
+	}
+	return nil
 }
 
 func (m *groupMember) close() error {
@@ -52,11 +70,27 @@ func (m *groupMember) close() error {
 	if m.group != nil {
 		err = m.group.Close()
 	}
+	for i, b := range m.mappings {
+		err = errors.Join(err, memfd.Unmap(b), unix.Close(m.files[i]))
+	}
 	return errors.Join(err, m.endpoint.Close())
 }
 
-// alloc is memory for an operation's buffers.
-func (m *groupMember) alloc(bytes int64) (*mapped, error) { return mapMemory(bytes) }
+// share makes so much memory be there that peers read.
+func (m *groupMember) share(bytes int64) error {
+	if int64(len(m.arena)) >= bytes {
+		return nil
+	}
+	b, fd, err := memfd.New("bench", int(bytes))
+	if err != nil {
+		return err
+	}
+	m.arena, m.mappings, m.files = b, append(m.mappings, b), append(m.files, fd)
+	return m.group.Share(b, fd)
+}
+
+// shareAlign is where an operation's buffers begin in shared memory.
+const shareAlign = 4096
 
 // operation is one that is ready to be run, many times.
 type operation struct {
@@ -72,24 +106,35 @@ type operation struct {
 // prepare makes the buffers of an operation.
 func (m *groupMember) prepare(ctx context.Context, o order) (*operation, error) {
 	p := &operation{}
+	full, used := o.bytes*int64(m.Ranks), int64(0)
+	if m.What == transportSHM {
+		if err := m.share(full + o.bytes + shareAlign); err != nil {
+			return p, err
+		}
+	}
 	get := func(bytes int64) (collective.Buffer, []float32, error) {
-		b, err := m.alloc(bytes)
+		if m.What == transportSHM {
+			b := m.arena[used:][:bytes]
+			used += (bytes + shareAlign - 1) / shareAlign * shareAlign
+			return collective.Buffer{Bytes: b, Type: kernels.F32}, floats(b), nil
+		}
+		b, err := mapMemory(bytes)
 		if err != nil {
 			return collective.Buffer{}, nil, err
 		}
 		p.free = append(p.free, b)
 		return collective.Buffer{Bytes: b.Bytes(), Type: kernels.F32}, floats(b.Bytes()), nil
 	}
-	full, values, err := get(o.bytes * int64(m.Ranks))
+	all, values, err := get(full)
 	if err != nil {
 		return p, err
 	}
 	n := len(values) / m.Ranks
 	switch o.operation {
 	case opAllGather:
-		own := collective.Buffer{Bytes: full.Bytes[int64(m.Rank)*o.bytes:][:o.bytes], Type: kernels.F32}
+		own := collective.Buffer{Bytes: all.Bytes[int64(m.Rank)*o.bytes:][:o.bytes], Type: kernels.F32}
 		p.fill, p.result, p.gathered = values[m.Rank*n:][:n], values, true
-		p.run = func() error { return m.group.AllGather(ctx, "bench", full, own).Wait(ctx) }
+		p.run = func() error { return m.group.AllGather(ctx, "bench", all, own).Wait(ctx) }
 	case opReduceScatter:
 		_, sum, err := get(o.bytes)
 		if err != nil {
@@ -97,11 +142,11 @@ func (m *groupMember) prepare(ctx context.Context, o order) (*operation, error) 
 		}
 		p.fill, p.result, p.first = values, sum, m.Rank*n
 		p.run = func() error {
-			return m.group.ReduceScatter(ctx, "bench", accumulator(sum), full, 0, m.Ranks).Wait(ctx)
+			return m.group.ReduceScatter(ctx, "bench", accumulator(sum), all, 0, m.Ranks).Wait(ctx)
 		}
 	case opAllReduce:
 		p.fill, p.result = values, values
-		p.run = func() error { return m.group.AllReduce(ctx, "bench", full).Wait(ctx) }
+		p.run = func() error { return m.group.AllReduce(ctx, "bench", all).Wait(ctx) }
 	default:
 		return p, fmt.Errorf("no operation %q", o.operation)
 	}

@@ -14,7 +14,7 @@ import (
 
 // setup is the first line that a rank of ours reads.
 type setup struct {
-	What        string // grpc, or a bare stream: bareTCP, bareGRPC
+	What        string // a transport, or a bare stream: bareTCP, bareGRPC
 	Rank, Ranks int
 	Host        string // the address to listen on
 	Checksum    bool   // of grpc's tensors
@@ -34,7 +34,7 @@ type rank interface {
 
 func newRank(ctx context.Context, s setup) (rank, error) {
 	switch s.What {
-	case transportGRPC:
+	case transportSHM, transportLanes, transportGRPC:
 		return newMember(ctx, s)
 	case bareTCP, bareGRPC:
 		return newEnd(ctx, s)

@@ -73,10 +73,9 @@ func (e *Engine) AllReduce(ctx context.Context, name string, buf collective.Buff
 // the same sequence number in the second space.
 func (e *Engine) longAllReduce(ctx context.Context, desc collective.Op, buf collective.Buffer) *collective.Pending {
 	part := (desc.Elems + e.size - 1) / e.size
-	acc := &sum{}
+	acc := &sum{last: e.size - 1, chunk: make([]float32, e.foldElems())}
 	first := e.reduce(desc, acc, buf.Bytes, part, desc.Elems, e.size)
-	lo, hi := first.span(e.rank)
-	*acc = make(sum, hi-lo)
+	acc.own = first.share(buf.Bytes, e.rank)
 	pending, complete := collective.NewPending()
 
 	e.mu.Lock()
@@ -97,9 +96,7 @@ func (e *Engine) longAllReduce(ctx context.Context, desc collective.Op, buf coll
 		}
 	}
 	first.finish = func() {
-		own := first.share(buf.Bytes, e.rank)
-		acc.put(own)
-		second := e.gather(first.Op, collectiveOrder(frame.Second), buf.Bytes, own, part, desc.Elems)
+		second := e.gather(first.Op, collectiveOrder(frame.Second), buf.Bytes, acc.own, part, desc.Elems)
 		second.done = done
 		e.mu.Lock()
 		defer e.mu.Unlock()
