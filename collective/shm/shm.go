@@ -197,7 +197,7 @@ func (p *Peer) receive() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }() // the mapping needs it no more
 	if n != noticeBytes {
 		return fmt.Errorf("a region in %d bytes: want %d", n, noticeBytes)
 	}
