@@ -26,9 +26,12 @@ var Worlds = []int{1, 2, 3, 4, 5, 8}
 // patience bounds every wait of the suite. Only a transport that hangs meets it.
 const patience = 30 * time.Second
 
-// Run runs the suite.
-func Run(t *testing.T, open Open) {
-	for _, world := range Worlds {
+// Run runs the suite, at some world sizes or at all.
+func Run(t *testing.T, open Open, worlds ...int) {
+	if len(worlds) == 0 {
+		worlds = Worlds
+	}
+	for _, world := range worlds {
 		t.Run(fmt.Sprintf("world=%d", world), func(t *testing.T) {
 			for name, test := range map[string]func(*testing.T, []collective.Group, *rand.Rand){
 				"AllGather":     testAllGather,

@@ -83,6 +83,8 @@ func TestBudgetHolds(t *testing.T) {
 		}
 	}
 	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
+	defer open()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	accs := make([]*grouptest.Accumulator, world)
@@ -116,7 +118,7 @@ func TestBudgetHolds(t *testing.T) {
 		return true
 	})
 	held := heapBytes() - before
-	close(gate)
+	open()
 	for _, p := range pending {
 		if err := within(t, p); err != nil {
 			t.Fatal(err)

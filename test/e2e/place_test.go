@@ -60,7 +60,12 @@ func newPlace(t *testing.T) *place {
 		fmt.Fprintf(&text, "the quick brown fox jumps over the lazy dog %d\n", i)
 	}
 	p.write("text.txt", text.String())
-	p.write("job.yaml", jobYAML)
+	text.Reset()
+	text.WriteString(jobYAML)
+	if by := os.Getenv("ZEROFLEET_TRANSPORT"); by != "" { // for all jobs that do not say otherwise
+		fmt.Fprintf(&text, "collective: {transport: %s}\n", by)
+	}
+	p.write("job.yaml", text.String())
 	return p
 }
 
