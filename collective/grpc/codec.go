@@ -32,7 +32,7 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	if !ok {
 		return nil, fmt.Errorf("marshal %T: want a frame", v)
 	}
-	return f.Encode(mem.DefaultBufferPool())
+	return f.Encode(frame.Buffers)
 }
 
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -129,6 +130,7 @@ func (m *membership) callOnce(ctx context.Context, r int) (err error) {
 		grpc.WithStaticConnWindowSize(connWindowBytes),
 		grpc.WithWriteBufferSize(writeBufferBytes),
 		grpc.WithReadBufferSize(readBufferBytes),
+		experimental.WithBufferPool(frame.Buffers),
 	)
 	if err != nil {
 		return fmt.Errorf("rank %d at %s: %w", r, m.cfg.Peers[r].Addr, err)

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/frame"
@@ -104,6 +105,7 @@ func Listen(ctx context.Context, o Options) (*Endpoint, error) {
 		grpc.StaticConnWindowSize(connWindowBytes),
 		grpc.WriteBufferSize(writeBufferBytes),
 		grpc.ReadBufferSize(readBufferBytes),
+		experimental.BufferPool(frame.Buffers),
 		grpc.MaxConcurrentStreams(4),
 		grpc.ConnectionTimeout(helloTimeout),
 		grpc.WaitForHandlers(true),

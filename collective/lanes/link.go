@@ -198,13 +198,12 @@ func (l *Link) readOne(e *engine.Engine, bulk bool, r *frame.Reader) error {
 			e.Placed(l.Peer, f, err)
 			return err
 		}
-		pool := mem.DefaultBufferPool()
-		buf := pool.Get(int(f.DataBytes))
+		buf := frame.Buffers.Get(int(f.DataBytes))
 		if err := r.Data(f, *buf); err != nil {
-			pool.Put(buf)
+			frame.Buffers.Put(buf)
 			return err
 		}
-		f.Data = mem.BufferSlice{mem.NewBuffer(buf, pool)}
+		f.Data = mem.BufferSlice{mem.NewBuffer(buf, frame.Buffers)}
 	}
 	e.Deliver(l.Peer, bulk, f)
 	return nil
