@@ -106,7 +106,7 @@ func (a *paced) Fold(leaf, off int, src []byte, t kernels.DType) error {
 func TestBudgetAt64Ranks(t *testing.T) {
 	const (
 		world  = 64
-		n      = 4 << 10 // elements of a slice
+		n      = 2 << 10 // elements of a slice
 		rounds = 3
 		budget = world * minPeerBudget
 	)
@@ -196,8 +196,8 @@ func TestBudgetAt64Ranks(t *testing.T) {
 		}
 	}
 	s := engines[0].Stats()
-	if all := uint64((world - 1) * rounds * 4 * n); s.TotalReceivedBytes() != all || all < 2*budget {
-		t.Errorf("the slow rank received %d bytes, want %d, and more than twice its budget", s.TotalReceivedBytes(), all)
+	if all := uint64((world - 1) * rounds * 4 * n); s.TotalReceivedBytes() != all || all < budget {
+		t.Errorf("the slow rank received %d bytes, want %d, and more than its budget", s.TotalReceivedBytes(), all)
 	}
 	t.Logf("the slow rank: %d folds while the others made %d; granted %d bytes at most, buffered %d at most, of %d that it received; budget %d",
 		mostFolds, wantFolds, s.PeakGrantedBytes, s.PeakBufferedBytes, s.TotalReceivedBytes(), budget)
