@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"time"
 
@@ -216,6 +217,7 @@ func (m *membership) carry(l *link, by Transport, conns [uses]net.Conn, memory *
 	c := lanes.Config{Peer: l.peer, ChunkBytes: l.chunkBytes, Control: conns[useControl], Bulk: conns[useBulk], Hangup: l.Close}
 	if memory != nil {
 		c.Lender = memory
+		c.Near = len(m.cfg.Peers) <= runtime.NumCPU()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

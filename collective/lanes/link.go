@@ -35,6 +35,7 @@ type Config struct {
 	ChunkBytes    int // the longest data part that it takes
 	Control, Bulk net.Conn
 	Lender        Lender // nil: no memory is lent
+	Near          bool   // the peer is on this host, and there are cores for both
 	Hangup        func() // closes what the connections were agreed on over
 }
 
@@ -148,7 +149,11 @@ type gathering interface {
 
 // read hands the engine what comes, until the connection ends.
 func (l *Link) read(e *engine.Engine, bulk bool, conn net.Conn) {
-	r := frame.NewReader(conn)
+	from := io.Reader(conn)
+	if !bulk && l.Near {
+		from = newSpinning(conn, e.Urgent)
+	}
+	r := frame.NewReader(from)
 	for {
 		err := l.readOne(e, bulk, r)
 		if err == nil {

@@ -56,6 +56,9 @@ func (e *Engine) beginLocked(ctx context.Context, p *plan) {
 		return
 	}
 	e.ops[o.key] = o
+	if o.small != nil {
+		e.urgent.Add(1)
+	}
 	o.peers = make([]opPeer, e.size)
 	meta := encode(opToWire(o.Op))
 	// Start with the next rank, so that ranks do not all begin with rank 0.
@@ -148,7 +151,7 @@ func (e *Engine) addJob(o *op, q *peer, data []byte) {
 		j.chunks, j.stepBytes, j.lent = 1, len(data), true
 	case o.acc != nil:
 		// A reduction's chunks count elements: their owner may not know the type yet.
-		j.stepBytes = j.stepBytes / 4 * o.Type.Bytes()
+		j.stepBytes = foldElems(j.stepBytes) * o.Type.Bytes()
 		j.chunks = chunksOf(len(data), j.stepBytes)
 	default:
 		j.chunks = chunksOf(len(data), j.stepBytes)

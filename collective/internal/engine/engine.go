@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
@@ -104,6 +105,7 @@ type Engine struct {
 	recorder   collective.Recorder
 	wg         sync.WaitGroup // every goroutine of the engine
 	over       chan struct{}  // closed when the engine has failed or closes
+	urgent     atomic.Int64   // records and small all-reduces in flight
 
 	mu      sync.Mutex
 	started bool
@@ -210,6 +212,9 @@ func (e *Engine) Start(links []Link) {
 		go e.hangUp(p)
 	}
 }
+
+// Urgent reports whether an operation is in flight whose time is that of its messages: records, small all-reduces.
+func (e *Engine) Urgent() bool { return e.urgent.Load() > 0 }
 
 // Over is closed when the Group has ended.
 func (e *Engine) Over() <-chan struct{} { return e.over }

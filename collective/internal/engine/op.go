@@ -127,6 +127,9 @@ func (e *Engine) settle(o *op) {
 func (e *Engine) finishOp(o *op, err error) {
 	o.ended = true
 	delete(e.ops, o.key)
+	if o.small != nil {
+		e.urgent.Add(-1)
+	}
 	e.moved[o.key.order] = time.Now()
 	for r := range o.peers {
 		for _, f := range o.peers[r].queue {
