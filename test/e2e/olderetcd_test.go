@@ -1,0 +1,178 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// copyEtcd keeps what a run's etcd has, as a backup of its folder does; olderEtcd puts that in its place. No coordinator runs.
+func (p *place) copyEtcd() {
+	p.t.Helper()
+	if err := os.CopyFS(p.path("backup"), os.DirFS(p.path("runs/job/etcd"))); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *place) olderEtcd() {
+	p.t.Helper()
+	if err := os.RemoveAll(p.path("runs/job/etcd")); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.CopyFS(p.path("runs/job/etcd"), os.DirFS(p.path("backup"))); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// killRank kills the process of a rank, and returns which worker it was.
+func (p *place) killRank(rank int) (id string) {
+	p.t.Helper()
+	for _, w := range p.status("runs/job").Workers {
+		if w.Rank == rank {
+			if err := syscall.Kill(w.PID, syscall.SIGKILL); err != nil {
+				p.t.Fatal(err)
+			}
+			return w.ID
+		}
+	}
+	p.t.Fatalf("no rank %d", rank)
+	return ""
+}
+
+// awaitSettled waits until a generation of so many members is settled whose number is at least n.
+func (p *place) awaitSettled(n, members int) {
+	p.t.Helper()
+	p.await(fmt.Sprintf("%d workers in generation %d or later", members, n), func() bool {
+		g, s := p.events("runs/job", "generation"), p.events("runs/job", "settled")
+		if len(g) == 0 || len(s) == 0 || len(strings.Fields(g[len(g)-1].Fields["workers"])) != members {
+			return false
+		}
+		number, err := strconv.Atoi(s[len(s)-1].Fields["generation"])
+		return err == nil && number >= n && g[len(g)-1].Fields["generation"] == s[len(s)-1].Fields["generation"]
+	})
+}
+
+// wantsOnce checks that no number is used twice: of a generation, and of a worker's lives.
+func (p *place) wantsOnce() {
+	p.t.Helper()
+	last := 0
+	for _, e := range p.events("runs/job", "generation") {
+		number, err := strconv.Atoi(e.Fields["generation"])
+		if err != nil || number <= last {
+			p.t.Errorf("generation %s after %d: %+v", e.Fields["generation"], last, e)
+		}
+		last = number
+	}
+	lives := map[string]bool{}
+	for _, e := range p.events("runs/job", "worker_joined") {
+		life := e.Fields["worker"] + "#" + e.Fields["incarnation"]
+		if lives[life] {
+			p.t.Errorf("worker#incarnation %s has lived twice: %+v", life, e)
+		}
+		lives[life] = true
+	}
+}
+
+// An older copy of etcd is put in the place of a run's: the run goes on from what its workers know, and nothing is lost.
+func TestEtcdFromAnOlderCopy(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		copied  string // where the coordinator is killed, whose etcd is copied then; "": once there is a checkpoint
+		dies    string // where the next one is, after a worker has died; "": once that has come back, and there is another checkpoint
+		settled string // the generation that etcd is to know in the end of it
+	}{
+		{name: "two generations, a life and a checkpoint ago", settled: "3"},
+		{name: "before the first generation", copied: "before write generation 1", settled: "3"},
+		{name: "when one process was started", copied: "after write process of worker 0", settled: "3"},
+		{name: "all have promised since", dies: "before write generation 2", settled: "1"},
+		{name: "all have their shares since", dies: "before write that generation 2 is settled", settled: "1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			t.Cleanup(func() { // DEBUG
+				if t.Failed() {
+					os.RemoveAll("/tmp/wtA-dbg")
+					os.CopyFS("/tmp/wtA-dbg", os.DirFS(p.dir))
+				}
+			})
+			args := []string{"launch", "job.yaml", "--workers", "3", "--set", "train.steps=1000000", "--set", "workers.restart=true",
+				"--set", "checkpoint.every_steps=5", "--set", "checkpoint.keep=1"}
+			start := func(point string) *command {
+				if point == "" {
+					return p.start(args...)
+				}
+				return p.startAs("coordinator-faults", []string{"ZEROFLEET_FAULT=" + point}, args...)
+			}
+			run := start(c.copied)
+			if c.copied == "" {
+				p.awaitCheckpoint("runs/job", 1)
+				run.kill()
+			}
+			run.wait()
+			p.copyEtcd()
+
+			run = start(c.dies)
+			p.await("the run to be taken up", func() bool { return len(p.events("runs/job", "worker_adopted")) > 0 })
+			p.awaitSettled(1, 3)
+			p.awaitCheckpoint("runs/job", 2)
+			victim := p.killRank(1)
+			if c.dies == "" {
+				p.awaitSettled(3, 3)
+				p.awaitCheckpoint("runs/job", len(p.events("runs/job", "checkpoint"))+2)
+				run.kill()
+			}
+			run.wait()
+			survivors := map[string]int{}
+			for _, w := range p.status("runs/job").Workers {
+				if w.ID != victim {
+					survivors[w.ID] = w.PID
+				}
+			}
+			newest := p.events("runs/job", "checkpoint")
+			p.olderEtcd()
+
+			run = start("")
+			p.await("etcd to be completed", func() bool {
+				select {
+				case <-run.done:
+					t.Fatalf("the run has ended: %v", run.wait())
+				default:
+				}
+				return len(p.events("runs/job", "etcd_completed")) == 1
+			})
+			if f := p.events("runs/job", "etcd_completed")[0].Fields; f["settled"] != c.settled || f["checkpoint_step"] < newest[len(newest)-1].Fields["step"] {
+				t.Errorf("etcd is completed to %v; generation %s is settled, and the newest checkpoint is of step %s", f, c.settled, newest[len(newest)-1].Fields["step"])
+			}
+			p.awaitSettled(3, 3)
+			for _, w := range p.status("runs/job").Workers {
+				if pid, survived := survivors[w.ID]; survived && pid != w.PID {
+					t.Errorf("worker %s is process %d, and was %d", w.ID, w.PID, pid)
+				}
+			}
+			// It can lose the next one too, and the same as before.
+			p.killRank(2)
+			p.awaitSettled(5, 3)
+			p.killRank(1)
+			p.awaitSettled(7, 3)
+			run.interrupt()
+			run.wait().wants(t, 130, "is kept; to go on from it")
+			p.wantsNothingLeft()
+			p.wantsOnce()
+			for _, kind := range []string{"generation", "settled"} {
+				for _, e := range p.events("runs/job", kind) {
+					if kind == "generation" && e.Fields["generation"] != "1" && !strings.Contains(e.What, "in their memory") || kind == "settled" && e.Fields["restored_bytes"] != "0" {
+						t.Errorf("state was lost: %+v", e)
+					}
+				}
+			}
+			if redone := p.wantsDeal("runs/job", 8); redone > 3 {
+				t.Errorf("%d steps were made again after three deaths", redone)
+			}
+			p.wantsHashOfEndless()
+		})
+	}
+}
