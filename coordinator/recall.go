@@ -158,16 +158,16 @@ func lacking(v store.View, told []teller, events testimony, local func(store.Wor
 		w := t.worker
 		heard[w.ID] = w.Incarnation
 		lives(w.ID, w.Incarnation)
-		if w.Incarnation > v.Registrations[w.ID].Incarnation {
+		if n := t.known.Generation.Number; n > 0 && n <= v.Run.After {
+			continue // of an earlier run
+		}
+		if w.Incarnation > v.Incarnations[w.ID] {
 			w.Registered = now
 			k.Heard = append(k.Heard, w)
 		}
-		if p, ok := local(w); ok && w.Incarnation >= v.Registrations[w.ID].Incarnation && (v.Processes[w.ID].PID != p.PID || v.Processes[w.ID].Exited) {
+		if p, ok := local(w); ok && w.Incarnation >= v.Incarnations[w.ID] && (v.Processes[w.ID].PID != p.PID || v.Processes[w.ID].Exited) {
 			p.Started = now
 			k.Processes = append(k.Processes, p)
-		}
-		if t.known.Generation.Number <= v.Run.After {
-			continue
 		}
 		mark.Settled = max(mark.Settled, t.known.Mark.Settled)
 		if t.known.Mark.Over > mark.Over {
@@ -191,7 +191,7 @@ func lacking(v store.View, told []teller, events testimony, local func(store.Wor
 	}
 	for _, m := range g.Members {
 		lives(m.ID, m.Incarnation)
-		if m.Incarnation > max(v.Registrations[m.ID].Incarnation, heard[m.ID]) {
+		if m.Incarnation > max(v.Incarnations[m.ID], heard[m.ID]) {
 			k.Unheard = append(k.Unheard, store.Worker{ID: m.ID, Incarnation: m.Incarnation, Addr: m.Addr, Host: m.Host, Gossip: m.Gossip, Registered: now})
 		}
 	}

@@ -57,11 +57,10 @@ func newMemory(r *zerofleetv1.RegisterRequest) memory {
 	return memory{registration: r, seen: map[uint64]Generation{}, told: &zerofleetv1.Known{}}
 }
 
-// sees keeps a generation, and forgets those that no mark will name any more.
-func (m *memory) sees(g Generation, mark Mark) {
-	m.seen[g.Number] = g
+// forget drops the generations that no mark will name any more.
+func (m *memory) forget(before uint64) {
 	for number := range m.seen {
-		if number < mark.Settled {
+		if number < before {
 			delete(m.seen, number)
 		}
 	}

@@ -409,11 +409,12 @@ func (s *Session) see(m *zerofleetv1.WatchResponse) {
 	defer s.mu.Unlock()
 	if g := m.GetGeneration(); g.GetNumber() > s.generation.Number {
 		s.generation = GenerationFromProto(g)
-		s.memory.sees(s.generation, s.mark)
+		s.memory.seen[s.generation.Number] = s.generation
 		s.announce()
 	}
 	if m := m.GetMark(); m.GetSettled() > s.mark.Settled || m.GetOver() > s.mark.Over {
 		s.mark = Mark{Settled: max(m.GetSettled(), s.mark.Settled), Over: max(m.GetOver(), s.mark.Over), Why: m.GetWhy()}
+		s.memory.forget(s.mark.Settled)
 		s.announce()
 	}
 	if i := m.GetInstruction(); i.GetSequence() > s.instruction.Sequence {
