@@ -310,7 +310,9 @@ func TestWhoAdvancesAfterItsReportIsRefused(t *testing.T) {
 		}
 	}
 	f.form(3)
-	_, err := f.ranks[1].TakeOver(t.Context(), old[1], reported)
+	ended, end := context.WithCancel(t.Context()) // nothing is waited for
+	end()
+	_, err := f.ranks[1].TakeOver(ended, old[1], reported)
 	if wrong := "rank 1 of 3 has it at step 2"; err == nil || !strings.Contains(err.Error(), wrong) {
 		t.Errorf("rank 1 takes part: %v, want that %s", err, wrong)
 	}
