@@ -347,7 +347,9 @@ func (r *run) complete(ctx context.Context, told []teller, events testimony, rec
 	if r.view, err = r.leader.View(ctx); err != nil {
 		return err
 	}
-	if len(told) == 0 && k.Generation.Number == 0 && k.Manifest.Step == 0 { // numbers alone, that are not to be used again
+	// A process that a coordinator started and did not live to write down, or numbers that are not to be used again, tell of
+	// no older copy.
+	if k.Processes, k.Incarnations = nil, nil; k.Empty() {
 		return nil
 	}
 	ids := make([]string, len(told))
