@@ -80,6 +80,7 @@ func (l *Leader) Complete(ctx context.Context, from uint64, k Lacking, ttl time.
 	}
 	for _, w := range k.Unheard {
 		put(w, l.key("registrations", w.ID))
+		ops = append(ops, clientv3.OpDelete(l.key("workers", w.ID))) // of a life before it
 	}
 	for _, p := range k.Processes {
 		put(p, l.key("processes", p.ID))

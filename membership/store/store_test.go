@@ -274,7 +274,7 @@ func TestComplete(t *testing.T) {
 	}
 	v, err := s.View(t.Context())
 	if err != nil || !v.Generation.Equal(k.Generation) || !v.Settled.Equal(k.Settled) || v.Mark != k.Mark || v.Instruction != k.Instruction || v.Fingerprint != k.Fingerprint ||
-		v.Manifest.Step != 20 || v.Registrations["b"].Incarnation != 2 || v.Workers["c"].Incarnation != 3 || v.Processes["b"].PID != 7 {
+		v.Manifest.Step != 20 || v.Registrations["b"].Incarnation != 2 || v.Workers["c"].Incarnation != 3 || v.Workers["b"].ID != "" || v.Processes["b"].PID != 7 {
 		t.Errorf("got %+v, %v, want %+v", v, err, k)
 	}
 	// What follows counts on from it.
