@@ -303,8 +303,12 @@ func (r *run) recall(ctx context.Context, s *server, events testimony, rec *reco
 			return false, r.complete(ctx, told, events, rec)
 		}
 		if late && r.view.Run.Listen == "" {
-			if n, err := living(r.view); err != nil || n == 0 {
-				return false, errors.Join(err, allEnded(r.view.Run))
+			n, err := living(r.view)
+			if err == nil && n == 0 {
+				err = allEnded(r.view.Run)
+			}
+			if err != nil {
+				return false, err
 			}
 		}
 		select {
