@@ -3,6 +3,8 @@ package e2e_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,19 +29,18 @@ func (p *place) olderEtcd() {
 	}
 }
 
-// killRank kills the process of a rank, and returns which worker it was.
-func (p *place) killRank(rank int) (id string) {
+// killRank kills the process of a rank.
+func (p *place) killRank(rank int) {
 	p.t.Helper()
 	for _, w := range p.status("runs/job").Workers {
 		if w.Rank == rank {
 			if err := syscall.Kill(w.PID, syscall.SIGKILL); err != nil {
 				p.t.Fatal(err)
 			}
-			return w.ID
+			return
 		}
 	}
 	p.t.Fatalf("no rank %d", rank)
-	return ""
 }
 
 // number is a field of the newest event of a kind, 0 if there is none.
@@ -89,25 +90,26 @@ func TestEtcdFromAnOlderCopy(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		copied string // where the coordinator is killed, whose etcd is copied then; "": once there is a checkpoint
+		fault  string // of the workers, before that
 		dies   string // where the next one is, after a worker has died; "": once that has come back, and there is another checkpoint
 	}{
 		{name: "two generations, a life and a checkpoint ago"},
 		{name: "before the first generation", copied: "before write generation 1"},
 		{name: "when one process was started", copied: "after write process of worker 0"},
+		{name: "when a death was known, and no next life", copied: "before write generation 2", fault: "in-backward@7:1=kill"},
 		{name: "all have promised since", dies: "before write generation 2"},
 		{name: "all have their shares since", dies: "before write that generation 2 is settled"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
-			t.Cleanup(func() { // DEBUG
-				if t.Failed() {
-					os.RemoveAll("/tmp/wtA-dbg")
-					os.CopyFS("/tmp/wtA-dbg", os.DirFS(p.dir))
-				}
-			})
 			args := []string{"launch", "job.yaml", "--workers", "3", "--set", "train.steps=1000000", "--set", "workers.restart=true",
 				"--set", "checkpoint.every_steps=5", "--set", "checkpoint.keep=1"}
+			first := 0 // generation
+			if c.fault != "" {
+				first = 1
+				args = append(args, "--worker", filepath.Join(programs, "worker-faults")+" --fault "+c.fault)
+			}
 			start := func(point string) *command {
 				if point == "" {
 					return p.start(args...)
@@ -124,18 +126,19 @@ func TestEtcdFromAnOlderCopy(t *testing.T) {
 
 			run = start(c.dies)
 			p.await("the run to be taken up", func() bool { return len(p.events("runs/job", "worker_adopted")) > 0 })
-			p.awaitSettled(0, 3)
+			p.awaitSettled(first, 3)
 			p.awaitCheckpoint("runs/job", 2)
-			victim := p.killRank(1)
+			last := p.number("generation", "generation")
+			p.killRank(1)
 			if c.dies == "" {
-				p.awaitSettled(1, 3)
+				p.awaitSettled(last, 3)
 				p.awaitCheckpoint("runs/job", len(p.events("runs/job", "checkpoint"))+2)
 				run.kill()
 			}
 			run.wait()
-			survivors := map[string]int{}
+			survivors, running := map[string]int{}, p.processes()
 			for _, w := range p.status("runs/job").Workers {
-				if w.ID != victim {
+				if slices.Contains(running, w.PID) {
 					survivors[w.ID] = w.PID
 				}
 			}
@@ -153,6 +156,12 @@ func TestEtcdFromAnOlderCopy(t *testing.T) {
 			})
 			if s, c := p.number("etcd_completed", "settled"), p.number("etcd_completed", "checkpoint_step"); s != settled || c < saved {
 				t.Errorf("etcd knows now that generation %d is settled and the checkpoint of step %d committed, want %d and %d", s, c, settled, saved)
+			}
+			if c.dies == "" { // nothing but the coordinator has failed
+				p.awaitStep("runs/job", p.number("checkpoint", "step")+3)
+				if n := p.number("generation", "generation"); n != settled {
+					t.Errorf("generation %d after %d, though nobody has died: %+v", n, settled, p.events("runs/job", "generation_over"))
+				}
 			}
 			p.awaitSettled(1, 3)
 			for _, w := range p.status("runs/job").Workers {
@@ -177,8 +186,8 @@ func TestEtcdFromAnOlderCopy(t *testing.T) {
 					}
 				}
 			}
-			if redone := p.wantsDeal("runs/job", 8); redone > 3 {
-				t.Errorf("%d steps were made again after three deaths", redone)
+			if redone := p.wantsDeal("runs/job", 8); redone > 4 {
+				t.Errorf("%d steps were made again after at most four deaths", redone)
 			}
 			p.wantsHashOfEndless()
 		})
