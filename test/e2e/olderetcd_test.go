@@ -14,6 +14,9 @@ import (
 // copyEtcd keeps what a run's etcd has, as a backup of its folder does; olderEtcd puts that in its place. No coordinator runs.
 func (p *place) copyEtcd() {
 	p.t.Helper()
+	if err := os.RemoveAll(p.path("backup")); err != nil {
+		p.t.Fatal(err)
+	}
 	if err := os.CopyFS(p.path("backup"), os.DirFS(p.path("runs/job/etcd"))); err != nil {
 		p.t.Fatal(err)
 	}
