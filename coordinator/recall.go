@@ -408,9 +408,6 @@ func localProcess(v store.View) func(store.Worker) (store.Process, bool) {
 	}
 }
 
-// errForked says that a worker knows of a generation that this coordinator has decided without.
-var errForked = errors.New("knows a generation that etcd does not: an older copy of etcd was put in its place, and the job has gone on")
-
 // retold keeps what a worker has told before and etcd does not have, and fences one whose generation is another's.
 func (s *server) retold(ctx context.Context, id *zerofleetv1.Identity, k *zerofleetv1.Known) error {
 	v, err := s.store.View(ctx)
@@ -423,7 +420,8 @@ func (s *server) retold(ctx context.Context, id *zerofleetv1.Identity, k *zerofl
 		if err := s.store.Remove(ctx, w); err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: worker %s %w", store.ErrNotRegistered, w.ID, errForked)
+		return fmt.Errorf("%w: worker %s knows another generation %d than etcd, of which an older copy was put in its place, and the job has gone on without it",
+			store.ErrNotRegistered, w.ID, g.Number)
 	}
 	if p := k.GetPromise(); p != nil && (v.Promises[w.ID].Incarnation != w.Incarnation || v.Promises[w.ID].Generation < p.GetGeneration()) {
 		if _, err := s.Promise(ctx, p); err != nil {

@@ -1,13 +1,17 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zerofleet/zerofleet/membership"
 	"github.com/zerofleet/zerofleet/membership/store"
+	zerofleetv1 "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
 
 // ofLives is a generation of lives "ID#INCARNATION", in order.
@@ -192,5 +196,75 @@ func TestWhoIsAwaited(t *testing.T) {
 		if got := strings.Join(awaited(c.etcd, c.told, c.asking, c.events, ends(c.ended)), " "); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
+	}
+}
+
+// Once the job has gone on, a worker that comes late and knows another generation is fenced; one that knows the same has what it
+// has told before kept, if etcd does not have it.
+func TestWhoComesLate(t *testing.T) {
+	dir := t.TempDir()
+	e, err := startEtcd(t.Context(), filepath.Join(dir, "etcd"), filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := e.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	l, err := store.New(e.client, localJob).Lead(t.Context(), t.Name(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{store: l.Store, suspects: newSuspects(nil)}
+	if _, err := l.Register(t.Context(), store.Worker{ID: "0", Nonce: []byte("0")}, time.Hour, noon); err != nil {
+		t.Fatal(err)
+	}
+	three := ofLives(3, "0#1")
+	if err := l.PutGeneration(t.Context(), 0, three, func(membership.Member) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	id := &zerofleetv1.Identity{Id: "0", Incarnation: 1}
+	promise := func(n uint64) *zerofleetv1.PromiseRequest {
+		return &zerofleetv1.PromiseRequest{Worker: id, Generation: n, Why: fmt.Sprint("of ", n)}
+	}
+	for _, c := range []struct {
+		knows    membership.Generation
+		promised uint64
+		kept     uint64
+		fenced   bool
+	}{
+		{knows: membership.Generation{}},
+		{knows: ofLives(2, "0#1", "1#1"), promised: 2, kept: 2},
+		{knows: three, promised: 3, kept: 3},
+		{knows: three, promised: 2, kept: 3}, // told late
+		{knows: ofLives(3, "0#1", "1#1"), kept: 3, fenced: true},
+		{knows: ofLives(4, "0#1"), kept: 3, fenced: true},
+	} {
+		k := &zerofleetv1.Known{Generation: c.knows.Proto()}
+		if c.promised > 0 {
+			k.Promise = promise(c.promised)
+		}
+		err := s.retold(t.Context(), id, k)
+		if errors.Is(err, store.ErrNotRegistered) != c.fenced || err != nil && !c.fenced {
+			t.Errorf("knows %+v: %v, want it fenced %v", c.knows, err, c.fenced)
+		}
+		v, err := s.store.View(t.Context())
+		if err != nil || v.Promises["0"].Generation != c.kept || v.Registrations["0"].Removed != c.fenced {
+			t.Errorf("knows %+v: promise %+v, removed %v, %v; want that of generation %d, removed %v", c.knows, v.Promises["0"], v.Registrations["0"].Removed, err, c.kept, c.fenced)
+		}
+		if c.fenced { // its next life
+			w, err := l.Register(t.Context(), store.Worker{ID: "0", Nonce: []byte(fmt.Sprint(c.knows))}, time.Hour, noon)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id.Incarnation = w.Incarnation
+			if err := s.store.PutPromise(t.Context(), "0", membership.Promise{Incarnation: w.Incarnation, Generation: 3}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.Resign(); err != nil {
+		t.Error(err)
 	}
 }

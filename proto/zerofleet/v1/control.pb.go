@@ -1128,7 +1128,8 @@ func (x *Mark) GetWhy() string {
 // Generation is one agreed membership of the job.
 type Generation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1, 2, 3 ... without gaps within a job, and going on where a resumed one was.
+	// 1, 2, 3 ... within a job, and going on where a resumed one was. Without gaps, but where nobody knows any more what a number
+	// was given to.
 	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	// In rank order: members[r] has rank r.
 	Members []*Member `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
