@@ -21,6 +21,8 @@ type situation struct {
 	// missing says since when this coordinator has seen a member without a lease. A lease that ended while the
 	// coordinator itself stood still can be renewed for a whole TTL from when it looked again.
 	missing map[string]time.Time
+	// told is the newest generation that events tell of: more than etcd's when that was an older copy.
+	told uint64
 	// interrupts counts the user's Ctrl-C.
 	interrupts int
 }
@@ -95,7 +97,7 @@ func decide(s situation) decision {
 // view is what the planner sees.
 func (s situation) view(gone map[string]fault) membership.View {
 	v := membership.View{
-		Current: s.Generation, After: s.Run.After, Min: s.Run.Min, Max: s.Run.Max, Mark: s.Mark, Settled: s.Settled,
+		Current: s.Generation, After: s.Run.After, Told: s.told, Min: s.Run.Min, Max: s.Run.Max, Mark: s.Mark, Settled: s.Settled,
 		Gone: map[string]string{}, Promises: s.Promises, Replicas: s.Run.Replicas, Whole: s.Run.Whole, Restore: s.Run.Restore, Instruction: s.Instruction,
 		Paused: s.Run.Paused,
 	}

@@ -58,6 +58,7 @@ func startEtcd(ctx context.Context, dir, logPath string) (*embedded, error) {
 	cfg.TickMs, cfg.ElectionMs = 20, 200
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "revision", "1000"
 	cfg.MaxRequestBytes = 64 << 20 // a manifest, see membership.MaxMessageBytes
+	cfg.MaxTxnOps = 1 << 14        // some for each worker, where all are written at once
 	server, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("start etcd in %s (its log: %s): %w", dir, logPath, err)

@@ -127,7 +127,7 @@ func launch(ctx context.Context, o Options, view *feed) (exit int, err error) {
 	if err != nil {
 		return 0, errors.Join(err, l.Close(), r.close(), folder.discard())
 	}
-	exit, err = r.serve(ctx, o, l, view, p.notes)
+	exit, err = r.serve(ctx, o, l, view, p.notes, false)
 	return exit, errors.Join(err, r.close(), folder.close())
 }
 
@@ -228,8 +228,8 @@ func (r *run) begin(ctx context.Context, o Options, p *prepared) error {
 	return err
 }
 
-// serve runs the run that is written down to its end. notes are said first.
-func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, notes []string) (exit int, err error) {
+// serve runs the run that is written down to its end. notes are said first. taken says that it is taken up again.
+func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, notes []string, taken bool) (exit int, err error) {
 	j, err := job.Parse(r.folder.path("job.resolved.yaml"), r.view.Run.ResolvedYAML, nil)
 	if err != nil {
 		return 0, errors.Join(fmt.Errorf("read resolved job: %w", err), l.Close())
@@ -266,7 +266,13 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 	if err != nil {
 		return 0, errors.Join(bad("checkpoint.store: %w", err), l.Close())
 	}
-	s := &server{store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: r.checkpoints, folder: r.folder, log: r.log, asks: make(chan ask), removals: make(chan removal)}
+	events := rec.testimony()
+	if !taken {
+		if err := r.count(ctx, events, rec); err != nil {
+			return 0, errors.Join(err, l.Close())
+		}
+	}
+	s := &server{recall: newRecall(), store: r.leader.Store, record: rec, board: newBoard(r.view.States), checkpoints: r.checkpoints, folder: r.folder, log: r.log, asks: make(chan ask), removals: make(chan removal)}
 	stop, err := r.admit(ctx, s, l, o.Listen != "")
 	if err != nil {
 		return 0, err
@@ -279,6 +285,13 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 	if host, err := reach(l.Addr()); err == nil && !net.ParseIP(host).IsLoopback() {
 		lr.advertise = host
 	}
+	stopped := false
+	if taken {
+		if stopped, err = r.recall(ctx, s, events, rec, o.Interrupts); err != nil {
+			return 0, err
+		}
+	}
+	close(s.recall.done)
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer unwatch()
 	if err := r.adopt(watching, lr, rec); err != nil {
@@ -287,6 +300,9 @@ func (r *run) serve(ctx context.Context, o Options, l net.Listener, view *feed, 
 	rc := &reconciler{
 		leader: r.leader, launch: lr, server: s, record: rec, folder: r.folder, log: r.log, tracer: tracer,
 		missing: map[string]time.Time{}, publish: func(st *Status) { view.tell(func(v View) { v.Status(st) }) },
+	}
+	if stopped {
+		rc.interrupt()
 	}
 	end, err := rc.run(ctx, o.Interrupts)
 	r.leader = rc.leader

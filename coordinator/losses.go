@@ -20,6 +20,7 @@ type losses struct {
 	removed                   map[life]bool // counted, and perhaps seen to end later
 	joined                    map[life]bool // told of
 	checkpointed              uint64        // step of the newest checkpoint
+	checkpointedIn            uint64        // its generation
 	checkpointFailures        uint32
 	failing                   string // why a newer one than that is not there yet
 	damagedReplicas           uint32
@@ -47,7 +48,7 @@ func (l *losses) see(e eventJSON) {
 	case "worker_drained":
 		l.drained++
 	case "checkpoint":
-		l.checkpointed, l.failing = e.count("step"), ""
+		l.checkpointed, l.checkpointedIn, l.failing = e.count("step"), e.count("generation"), ""
 	case "checkpoint_failed":
 		l.checkpointFailures++
 		if step := e.count("step"); step > l.checkpointed {

@@ -30,12 +30,17 @@ func reattach(ctx context.Context, o Options, dir string, view *feed) (attached 
 	if r.view.Run.Listen != "" {
 		living += guests(r.view, r.view.Registrations)
 	}
-	again := "for another run give another output.dir; to go on from its newest checkpoint:\n" + resumeLine(r.view.Run) // a line of its own, to copy
 	switch {
 	case r.view.Outcome != nil:
-		return false, 0, bad("%s holds a run that is %s; %s", shown(dir), r.view.Outcome.State, again)
+		return false, 0, bad("%s holds a run that is %s; %s", shown(dir), r.view.Outcome.State, again(r.view.Run))
 	case living == 0:
-		return false, 0, bad("%s holds a run whose processes have all ended; %s", shown(dir), again)
+		events, err := r.events()
+		if err == nil && !events.behind(r.view) { // otherwise some may live that etcd does not know
+			err = allEnded(r.view.Run)
+		}
+		if err != nil {
+			return false, 0, err
+		}
 	}
 	if err := sameRun(o, r.view.Run); err != nil {
 		return false, 0, err
@@ -52,8 +57,28 @@ func reattach(ctx context.Context, o Options, dir string, view *feed) (attached 
 		return false, 0, err
 	}
 	note := fmt.Sprintf("going on with the run in %s: %d workers live", shown(dir), living)
-	exit, err = r.serve(ctx, o, l, view, []string{note})
+	exit, err = r.serve(ctx, o, l, view, []string{note}, true)
 	return true, exit, err
+}
+
+// again says how to use a run's folder once more, the last line to copy.
+func again(run store.Run) string {
+	return "for another run give another output.dir; to go on from its newest checkpoint:\n" + resumeLine(run)
+}
+
+func allEnded(run store.Run) error {
+	return bad("%s holds a run whose processes have all ended; %s", shown(run.Dir), again(run))
+}
+
+// events reads what the run's events tell of.
+func (r *run) events() (t testimony, err error) {
+	view := newFeed(nothing{})
+	defer func() { err = errors.Join(err, view.close()) }()
+	rec, err := openRecord(r.folder, 0, r.view.Run.After, view, r.log)
+	if err != nil {
+		return testimony{}, err
+	}
+	return rec.testimony(), rec.close()
 }
 
 // living is how many of a run's processes live.

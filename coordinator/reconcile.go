@@ -158,7 +158,8 @@ func (r *reconciler) once(ctx context.Context) (again time.Time, err error) {
 		return r.end(ctx, v, now)
 	}
 	r.miss(v, now)
-	d := decide(situation{View: v, now: now, missing: r.missing, interrupts: r.interrupts})
+	told, _, _ := r.record.told()
+	d := decide(situation{View: v, now: now, missing: r.missing, told: told, interrupts: r.interrupts})
 	r.log.Debug("decided", "why", d.why, "again", d.again)
 	switch {
 	case d.generation != nil:

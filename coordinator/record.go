@@ -311,6 +311,17 @@ func (r *record) hasJoined(w life) bool {
 	return r.losses.joined[w]
 }
 
+// testimony is what the events tell of that etcd should know too.
+func (r *record) testimony() testimony {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := testimony{generation: r.losses.generation, checkpoint: r.losses.checkpointed, checkpointIn: r.losses.checkpointedIn, lives: map[string]uint64{}}
+	for l := range r.losses.joined {
+		t.lives[l.id] = max(t.lives[l.id], l.incarnation)
+	}
+	return t
+}
+
 // lostSince is when the loss was seen that is being recovered from; zero: none is.
 func (r *record) lostSince() time.Time {
 	r.mu.Lock()

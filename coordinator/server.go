@@ -48,6 +48,7 @@ type server struct {
 	asks     chan ask
 	suspects *suspects
 	watchers watchStreams
+	recall   *recall      // until it is over, no worker gets an answer
 	removals chan removal // for the reconciler
 	// gossipKey is what the workers' failure detectors encrypt with.
 	gossipKey []byte
@@ -72,6 +73,9 @@ func (s *server) serve(l net.Listener, config *tls.Config, token string) (stop f
 		grpc.WaitForHandlers(true),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			if err := auth(ctx); err != nil {
+				return nil, err
+			}
+			if err := s.waits(info.FullMethod, req); err != nil {
 				return nil, err
 			}
 			reply, err := next(ctx, req)
@@ -107,6 +111,17 @@ func authenticate(token string) func(context.Context) error {
 		}
 		return status.Error(codes.Unauthenticated, "wrong token for this job: its run folder's control.json and join.token have the right one")
 	}
+}
+
+// waits refuses a worker's call for as long as this coordinator does not know what it can answer.
+func (s *server) waits(method string, req any) error {
+	if s.recall.over() || !strings.HasPrefix(method, "/"+zerofleetv1.Control_ServiceDesc.ServiceName+"/") || method == zerofleetv1.Control_FetchJob_FullMethodName {
+		return nil
+	}
+	if r, ok := req.(*zerofleetv1.RegisterRequest); ok {
+		s.recall.asks(r.GetId())
+	}
+	return status.Error(codes.Aborted, "this coordinator asks first what the workers know")
 }
 
 // answer turns an error into what the caller is to do about it, which its code says (see control.proto).
@@ -232,7 +247,16 @@ func (s *server) caller(ctx context.Context, w *zerofleetv1.Identity) (store.Wor
 }
 
 func (s *server) Watch(r *zerofleetv1.WatchRequest, stream grpc.ServerStreamingServer[zerofleetv1.WatchResponse]) error {
+	if err := validID(r.GetWorker().GetId()); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := s.recall.hear(stream.Context(), r.GetWorker(), r.GetKnown()); err != nil {
+		return err
+	}
 	if _, err := s.caller(stream.Context(), r.GetWorker()); err != nil {
+		return err
+	}
+	if err := s.retold(stream.Context(), r.GetWorker(), r.GetKnown()); err != nil {
 		return err
 	}
 	w, leave := s.watchers.enter(r.GetWorker().GetId(), stream)
@@ -243,12 +267,9 @@ func (s *server) Watch(r *zerofleetv1.WatchRequest, stream grpc.ServerStreamingS
 		case change.Generation != nil:
 			out.Change = &zerofleetv1.WatchResponse_Generation{Generation: change.Generation.Proto()}
 		case change.Instruction != nil:
-			i := change.Instruction
-			out.Change = &zerofleetv1.WatchResponse_Instruction{Instruction: &zerofleetv1.Instruction{
-				Sequence: i.Sequence, Kind: zerofleetv1.InstructionKind(i.Kind), Why: i.Why}}
+			out.Change = &zerofleetv1.WatchResponse_Instruction{Instruction: change.Instruction.Proto()}
 		case change.Mark != nil:
-			m := change.Mark
-			out.Change = &zerofleetv1.WatchResponse_Mark{Mark: &zerofleetv1.Mark{Settled: m.Settled, Over: m.Over, Why: m.Why}}
+			out.Change = &zerofleetv1.WatchResponse_Mark{Mark: change.Mark.Proto()}
 		case change.Ended != nil:
 			out.Change = &zerofleetv1.WatchResponse_Ended{Ended: &zerofleetv1.Ended{State: change.Ended.State, Message: change.Ended.Message}}
 		}

@@ -228,7 +228,7 @@ func (c *Client) call(ctx context.Context, timeout time.Duration, do func(contex
 			c.answered(true)
 			return translate(err)
 		}
-		c.answered(false)
+		c.answered(status.Code(err) == codes.Aborted)
 		c.log.Debug("coordinator does not answer", "error", err)
 		if err := sleep(ctx, wait.NextBackOff()); err != nil {
 			return err

@@ -52,6 +52,10 @@ func newCopies(v View, have []Candidate) *copies {
 	if v.Mark.Settled <= v.After {
 		return c // nothing was settled in this run yet
 	}
+	if v.Settled.Number != v.Mark.Settled {
+		c.lost = true // nobody knows what it was
+		return c
+	}
 	c.count = make([]int, len(v.Settled.Members))
 	if v.Whole {
 		c.count = make([]int, 1)

@@ -28,7 +28,8 @@ type Candidate struct {
 type View struct {
 	Workers  []Candidate // living, in any order
 	Current  Generation  // Number 0: this run has none yet
-	After    uint64      // the run's first generation has number After+1
+	After    uint64      // the run's first generation has a number above it
+	Told     uint64      // the newest number that anybody was told of: it is not given again, though nobody knows that generation
 	Min, Max int         // members a generation may have
 
 	Mark     Mark
@@ -236,7 +237,7 @@ func plan(v View, reason string) Decision {
 	if reason == askedToWait {
 		reason = "asked to go on"
 	}
-	g := &Generation{Number: v.Current.Number + 1, Why: reason, Members: next, Handover: from, Handled: v.handled()}
+	g := &Generation{Number: v.next(), Why: reason, Members: next, Handover: from, Handled: v.handled()}
 	if from == nil {
 		g.Restore = v.Restore
 	}
@@ -285,8 +286,11 @@ func save(v View, have []Candidate, reason string) *Generation {
 	if h.Step <= saved {
 		return nil
 	}
-	return &Generation{Number: v.Current.Number + 1, Why: reason, Members: all, Handover: h, Handled: v.handled(), Save: true, Release: v.Paused}
+	return &Generation{Number: v.next(), Why: reason, Members: all, Handover: h, Handled: v.handled(), Save: true, Release: v.Paused}
 }
+
+// next is the next generation's number.
+func (v View) next() uint64 { return max(v.Current.Number, v.After, v.Told) + 1 }
 
 // handled is the newest instruction that has been carried out when Current has ended.
 func (v View) handled() uint64 {
@@ -333,6 +337,9 @@ func members(list []Candidate) []Member {
 func handover(v View, have []Candidate, next []Member) (h *Handover, lost string) {
 	if v.Mark.Settled <= v.After {
 		return nil, "" // nothing was settled in this run yet
+	}
+	if v.Settled.Number != v.Mark.Settled {
+		return nil, fmt.Sprintf("nobody knows any more who the members of generation %d were", v.Mark.Settled)
 	}
 	world := len(v.Settled.Members)
 	h = &Handover{Settled: v.Mark.Settled, World: world, Step: -1}
@@ -410,7 +417,7 @@ func start(v View, now time.Time) Decision {
 func first(v View, why string) *Generation {
 	workers := slices.Clone(v.Workers)
 	slices.SortFunc(workers, func(a, b Candidate) int { return CompareIDs(a.ID, b.ID) })
-	return &Generation{Number: v.After + 1, Why: why, Restore: v.Restore, Members: members(workers[:min(len(workers), v.Max)])}
+	return &Generation{Number: v.next(), Why: why, Restore: v.Restore, Members: members(workers[:min(len(workers), v.Max)])}
 }
 
 // CompareIDs orders worker ids: shorter ones first, so that 10 comes after 9.

@@ -379,3 +379,27 @@ func TestNothingIsBuiltFromADistrustedState(t *testing.T) {
 		}
 	}
 }
+
+// A number that anybody was told of is not given again, though etcd, of which an older copy was restored, does not know it.
+func TestANumberIsGivenOnce(t *testing.T) {
+	v := shrinking(1, 1)
+	for _, told := range []uint64{0, 1, 4} {
+		v.Told = told
+		if g := Next(v, time.Time{}).Next; g == nil || g.Handover == nil || g.Number != max(told, 1)+1 {
+			t.Errorf("after generation 1, and %d is told of: %+v", told, g)
+		}
+	}
+	if g := Next(View{Workers: v.Workers, Min: 1, Max: 2, After: 2, Told: 4}, time.Time{}).Next; g == nil || g.Number != 5 {
+		t.Errorf("a run's first generation after 4: %+v", g)
+	}
+}
+
+// Who was in the settled generation may be forgotten, with an older copy of etcd: then nobody can say what is whose.
+func TestASettledGenerationThatNobodyKnows(t *testing.T) {
+	v := shrinking(1, 1, 1)
+	v.Settled, v.Restore = Generation{}, &Restore{Step: 1}
+	g := Next(v, time.Time{}).Next
+	if g == nil || g.Handover != nil || g.Restore == nil || len(g.Members) != 2 || !strings.Contains(g.Why, "nobody knows any more who the members of generation 1 were: back to the checkpoint of step 1") {
+		t.Errorf("got %+v, want two workers and the checkpoint", g)
+	}
+}

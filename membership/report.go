@@ -105,7 +105,8 @@ type queue struct {
 	last    uint64 // sequence of the newest entry
 	sent    uint64 // sequence of the newest entry that head has given out
 	entries []*zerofleetv1.ReportEntry
-	changed chan struct{} // closed, and replaced, when entries shrink
+	newest  *zerofleetv1.WorkerState // of all states ever added; nil: none
+	changed chan struct{}            // closed, and replaced, when entries shrink
 }
 
 func newQueue() *queue {
@@ -117,6 +118,9 @@ func (q *queue) add(e *zerofleetv1.ReportEntry) {
 	q.mu.Lock()
 	q.last++
 	e.Sequence = q.last
+	if e.GetState() != nil {
+		q.newest = e.GetState()
+	}
 	if n := len(q.entries); n > 0 && e.GetState() != nil && q.entries[n-1].GetState() != nil && q.entries[n-1].GetSequence() > q.sent {
 		if e.GetState().MemoryBytes == nil {
 			e.GetState().MemoryBytes = q.entries[n-1].GetState().GetMemoryBytes()
@@ -129,6 +133,16 @@ func (q *queue) add(e *zerofleetv1.ReportEntry) {
 	select {
 	case q.filled <- struct{}{}:
 	default:
+	}
+}
+
+// again adds the newest state once more: whoever is told may not have been before.
+func (q *queue) again() {
+	q.mu.Lock()
+	state := proto.CloneOf(q.newest)
+	q.mu.Unlock()
+	if state != nil {
+		q.add(&zerofleetv1.ReportEntry{What: &zerofleetv1.ReportEntry_State{State: state}})
 	}
 }
 

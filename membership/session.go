@@ -49,6 +49,7 @@ type Session struct {
 	generation  Generation // newest seen; Number 0: none yet
 	instruction Instruction
 	mark        Mark
+	memory      memory
 	changed     chan struct{} // closed, and replaced, when generation or mark changes
 	err         error
 }
@@ -61,11 +62,12 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 		return nil, fmt.Errorf("register worker %s: %w", r.ID, err)
 	}
 	var reply *zerofleetv1.RegisterResponse
+	request := &zerofleetv1.RegisterRequest{
+		Id: r.ID, Addr: r.Addr, Host: r.Host, Device: r.Device,
+		Pid: int64(r.PID), Threads: int32(r.Threads), Nonce: nonce, GossipAddr: r.Gossip,
+	}
 	err := c.call(ctx, callTimeout, func(ctx context.Context, s zerofleetv1.ControlClient) (err error) {
-		reply, err = s.Register(ctx, &zerofleetv1.RegisterRequest{
-			Id: r.ID, Addr: r.Addr, Host: r.Host, Device: r.Device,
-			Pid: int64(r.PID), Threads: int32(r.Threads), Nonce: nonce, GossipAddr: r.Gossip,
-		})
+		reply, err = s.Register(ctx, request)
 		return err
 	})
 	if err != nil {
@@ -82,6 +84,7 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 		client: c, id: &zerofleetv1.Identity{Id: reply.GetId(), Incarnation: reply.GetIncarnation()}, lease: lease,
 		gossip:  Gossip{Key: reply.GetGossipKey(), Seeds: reply.GetGossipSeeds()},
 		reports: newQueue(), disturb: r.Disturb, stop: stop, done: make(chan struct{}), changed: make(chan struct{}),
+		memory: newMemory(request),
 	}
 	s.goroutines.Go(func() { s.renew(run) })
 	s.goroutines.Go(func() { s.watch(run) })
@@ -187,6 +190,7 @@ func (s *Session) Promise(ctx context.Context, generation uint64, held []Held, o
 	for _, h := range held {
 		r.Held = append(r.Held, h.Proto())
 	}
+	s.remember(func(told *zerofleetv1.Known) { told.Promise = r })
 	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
 		_, err := c.Promise(ctx, r)
 		return err
@@ -199,6 +203,9 @@ func (s *Session) Promise(ctx context.Context, generation uint64, held []Held, o
 
 // Drain tells the coordinator that this worker's machine goes, and when.
 func (s *Session) Drain(ctx context.Context, deadline time.Time, why string) error {
+	s.remember(func(told *zerofleetv1.Known) {
+		told.Drain, s.memory.drainBy = &zerofleetv1.DrainRequest{Worker: s.id, Why: why}, deadline
+	})
 	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
 		_, err := c.Drain(ctx, &zerofleetv1.DrainRequest{Worker: s.id, RemainingNanos: int64(time.Until(deadline)), Why: why})
 		return err
@@ -228,9 +235,10 @@ func (s *Session) Suspect(ctx context.Context, generation uint64, m Member, foun
 
 // Settle tells the coordinator that this worker's share of a generation's state is in place, and what came from where.
 func (s *Session) Settle(ctx context.Context, generation uint64, received, restored int64) error {
+	r := &zerofleetv1.SettleRequest{Worker: s.id, Generation: generation, ReceivedBytes: uint64(received), RestoredBytes: uint64(restored)}
+	s.remember(func(told *zerofleetv1.Known) { told.Share = r })
 	err := s.client.call(ctx, callTimeout, func(ctx context.Context, c zerofleetv1.ControlClient) error {
-		_, err := c.Settle(ctx, &zerofleetv1.SettleRequest{Worker: s.id, Generation: generation,
-			ReceivedBytes: uint64(received), RestoredBytes: uint64(restored)})
+		_, err := c.Settle(ctx, r)
 		return err
 	})
 	if err != nil {
@@ -259,6 +267,9 @@ func (s *Session) StoreFingerprint(ctx context.Context, generation uint64, rank 
 	if err != nil {
 		return "", "", fmt.Errorf("store fingerprint: %w", err)
 	}
+	s.remember(func(told *zerofleetv1.Known) {
+		told.Fingerprint, told.FingerprintWorker = r.GetReference(), r.GetReferenceWorker()
+	})
 	return r.GetReference(), r.GetReferenceWorker(), nil
 }
 
@@ -274,6 +285,9 @@ func (s *Session) CommitManifest(ctx context.Context, manifest []byte, step, gen
 	})
 	if err != nil {
 		return false, "", fmt.Errorf("commit manifest of step %d: %w", step, err)
+	}
+	if r.GetCommitted() {
+		s.remember(func(told *zerofleetv1.Known) { told.CommittedStep, told.CommittedGeneration = step, generation })
 	}
 	return r.GetCommitted(), r.GetWhy(), nil
 }
@@ -358,12 +372,13 @@ func (s *Session) renew(ctx context.Context) {
 
 func (s *Session) watch(ctx context.Context) {
 	for ctx.Err() == nil {
-		// A stream ends when its coordinator does: the next one is asked, and tells everything again.
+		// A stream ends when its coordinator does: the next one is told everything, asked, and tells everything again.
 		err := s.client.call(ctx, 0, func(ctx context.Context, c zerofleetv1.ControlClient) error {
-			stream, err := c.Watch(ctx, &zerofleetv1.WatchRequest{Worker: s.id})
+			stream, err := c.Watch(ctx, &zerofleetv1.WatchRequest{Worker: s.id, Known: s.known()})
 			if err != nil {
 				return err
 			}
+			s.reports.again()
 			for {
 				m, err := stream.Recv()
 				if err != nil {
@@ -394,10 +409,12 @@ func (s *Session) see(m *zerofleetv1.WatchResponse) {
 	defer s.mu.Unlock()
 	if g := m.GetGeneration(); g.GetNumber() > s.generation.Number {
 		s.generation = GenerationFromProto(g)
+		s.memory.seen[s.generation.Number] = s.generation
 		s.announce()
 	}
 	if m := m.GetMark(); m.GetSettled() > s.mark.Settled || m.GetOver() > s.mark.Over {
 		s.mark = Mark{Settled: max(m.GetSettled(), s.mark.Settled), Over: max(m.GetOver(), s.mark.Over), Why: m.GetWhy()}
+		s.memory.forget(s.mark.Settled)
 		s.announce()
 	}
 	if i := m.GetInstruction(); i.GetSequence() > s.instruction.Sequence {

@@ -84,9 +84,12 @@ func (t *Trainer) handoverStaging() (b []byte, elems int, err error) {
 }
 
 // TakeOver builds the state of this generation from a settled one's, whose retired Trainer old is; nil for a rank that
-// was not in it. It is collective: all ranks of the group call it with the same h. It moves each element to its new owner
-// and to the owner's buddy, in canonical order, and ends by publishing the parameters.
+// was not in it, and at h's step otherwise. It is collective: all ranks of the group call it with the same h. It moves each
+// element to its new owner and to the owner's buddy, in canonical order, and ends by publishing the parameters.
 func (t *Trainer) TakeOver(ctx context.Context, old *Trainer, h Handover) (moved int64, err error) {
+	if old != nil && old.step != h.Step { // it has promised to stay where it was
+		return 0, fmt.Errorf("take over the state of step %d: rank %d of %d has it at step %d", h.Step, old.rank, old.world, old.step)
+	}
 	if err := t.stream.Sync(ctx); err != nil {
 		return 0, err
 	}

@@ -287,6 +287,37 @@ func (f *fleet) update(rank int, c train.Commit) {
 	}
 }
 
+// A survivor that commits a step after its report would give a later state than the plan was made from: two steps in one state,
+// which no digest finds, since shard and replica come from the same place. It is refused where it is to take part.
+func TestWhoAdvancesAfterItsReportIsRefused(t *testing.T) {
+	f := newFleet(t, tiny())
+	f.start(3)
+	f.steps(1, 1)
+	c := f.reduce(2)
+	reported := train.Handover{World: 3, Step: f.ranks[0].Step(), OptimizerStep: f.ranks[0].OptimizerStep(), Records: f.ranks[0].LastRecords(),
+		Holders: []train.Holder{{Rank: 0}, {Rank: 1}, {Rank: 2}}}
+	f.update(1, c)
+	old := f.ranks
+	for r, x := range old {
+		f.groups[r].Close()
+		if err := x.Retire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer x.Close()
+		err := x.Complete(reported.Step, reported.Records)
+		if wrong := "rank 1 of 3 is at step 2"; (err != nil) != (r == 1) || err != nil && !strings.Contains(err.Error(), wrong) {
+			t.Errorf("rank %d completes step 1: %v, want of rank 1 alone that %s", r, err, wrong)
+		}
+	}
+	f.form(3)
+	ended, end := context.WithCancel(t.Context()) // nothing is waited for
+	end()
+	_, err := f.ranks[1].TakeOver(ended, old[1], reported)
+	if wrong := "rank 1 of 3 has it at step 2"; err == nil || !strings.Contains(err.Error(), wrong) {
+		t.Errorf("rank 1 takes part: %v, want that %s", err, wrong)
+	}
+}
+
 // The digests find a replica that is not what its owner has.
 func TestADifferentReplicaIsNamed(t *testing.T) {
 	h := tiny()

@@ -20,9 +20,9 @@ const (
 	signalEnded       = "ended"
 )
 
-// PutGeneration writes the next generation: in one transaction that compares the election key and that the generation
-// before it, g.Number-1 or whatever number the job went on from, is still the newest. Members of that one that are not in
-// g are removed with it, fenced, but those that stays names: what they have may be needed until g is settled.
+// PutGeneration writes the next generation: in one transaction that compares the election key and that previous, the number
+// of the generation before it or 0, is still the newest. Members of that one that are not in g are removed with it, fenced,
+// but those that stays names: what they have may be needed until g is settled.
 func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membership.Generation, stays func(membership.Member) bool) error {
 	newest, at, err := l.Generation(ctx)
 	if err != nil {
@@ -44,7 +44,7 @@ func (l *Leader) PutGeneration(ctx context.Context, previous uint64, g membershi
 	ops := []clientv3.Op{clientv3.OpPut(signal, string(b)), clientv3.OpPut(l.generationKey(g.Number), string(b))}
 	var leave []membership.Member
 	for _, m := range newest.Members {
-		if _, member := g.Rank(m.ID, m.Incarnation); !member && previous == g.Number-1 && !stays(m) {
+		if _, member := g.Rank(m.ID, m.Incarnation); !member && !stays(m) {
 			leave = append(leave, m)
 		}
 	}
@@ -145,25 +145,43 @@ func (s *Store) Generation(ctx context.Context) (membership.Generation, int64, e
 	return g, at, err
 }
 
-// instruction is the value of signals/instruction. Its sequence is the revision that wrote it, which only grows.
+// instruction is the value of signals/instruction.
 type instruction struct {
-	Kind membership.InstructionKind `json:"kind"`
-	Why  string                     `json:"why"`
+	Sequence uint64                     `json:"sequence"` // only grows: etcd's revisions do not when an older copy is restored
+	Kind     membership.InstructionKind `json:"kind"`
+	Why      string                     `json:"why"`
+}
+
+func (i instruction) value() membership.Instruction {
+	return membership.Instruction{Sequence: i.Sequence, Kind: i.Kind, Why: i.Why}
 }
 
 // PutInstruction asks something of all ranks, in place of what was asked before.
 func (l *Leader) PutInstruction(ctx context.Context, kind membership.InstructionKind, why string) error {
-	return l.decidePut(ctx, "write instruction", l.key("signals", signalInstruction), instruction{kind, why})
+	const what = "write instruction"
+	key := l.key("signals", signalInstruction)
+	var was instruction
+	at, err := l.get(ctx, key, &was)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	g, _, err := l.Generation(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	b, err := json.Marshal(instruction{max(was.Sequence, g.Handled) + 1, kind, why})
+	if err != nil {
+		return fmt.Errorf("%s: encode: %w", what, err)
+	}
+	_, err = l.decide(ctx, what, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", at)}, clientv3.OpPut(key, string(b)))
+	return err
 }
 
 // Instruction is the newest instruction; the zero value if none is in force.
 func (s *Store) Instruction(ctx context.Context) (membership.Instruction, error) {
 	var i instruction
-	at, err := s.get(ctx, s.key("signals", signalInstruction), &i)
-	if err != nil || at == 0 {
-		return membership.Instruction{}, err
-	}
-	return membership.Instruction{Sequence: uint64(at), Kind: i.Kind, Why: i.Why}, nil
+	_, err := s.get(ctx, s.key("signals", signalInstruction), &i)
+	return i.value(), err
 }
 
 // Signal is one of its fields.
@@ -217,7 +235,8 @@ func (s *Store) signal(kv *mvccpb.KeyValue, see func(Signal) error) error {
 		if err := json.Unmarshal(kv.Value, &i); err != nil {
 			return fmt.Errorf("decode instruction: %w", err)
 		}
-		return see(Signal{Instruction: &membership.Instruction{Sequence: uint64(kv.ModRevision), Kind: i.Kind, Why: i.Why}})
+		value := i.value()
+		return see(Signal{Instruction: &value})
 	case s.key("signals", signalMark):
 		var m membership.Mark
 		if err := json.Unmarshal(kv.Value, &m); err != nil {

@@ -1,4 +1,5 @@
-// Package store keeps a job's membership in etcd, which is its only authority: what is not here is not so.
+// Package store keeps a job's membership in etcd, which is its only authority: what is not here is not so, unless the
+// etcd is an older copy than what others know (Complete).
 //
 // The keys of a job, all under one prefix:
 //

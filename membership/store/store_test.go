@@ -248,3 +248,93 @@ func TestCommitManifest(t *testing.T) {
 		}
 	}
 }
+
+// What an etcd lacks that was restored from an older copy is written at once, or not at all.
+func TestComplete(t *testing.T) {
+	s := New(etcd(t), "job")
+	l := leads(t, s)
+	a, b := register(t, s, "a"), register(t, s, "b")
+	if err := l.PutGeneration(t.Context(), 0, generation(1, a, b), nobody); err != nil {
+		t.Fatal(err)
+	}
+	newer, waits := b, Worker{ID: "c", Incarnation: 3}
+	newer.Incarnation = 2
+	k := Lacking{Generation: generation(4, a, newer), Settled: generation(3, a), Mark: membership.Mark{Settled: 3, Over: 3, Why: "b joins"},
+		Instruction: membership.Instruction{Sequence: 9, Kind: membership.Reconfigure, Why: "b joins"}, Fingerprint: Fingerprint{Value: "bits", Worker: "a"},
+		Manifest: Manifest{Step: 20, Generation: 3, Stored: 20}, Heard: []Worker{waits}, Unheard: []Worker{newer}, Processes: []Process{{ID: "b", PID: 7}},
+		Incarnations: map[string]uint64{"b": 2, "c": 3}}
+	if err := l.Complete(t.Context(), 2, k, time.Hour); !errors.Is(err, ErrConflict) {
+		t.Errorf("from another generation: %v, want ErrConflict", err)
+	}
+	if v, err := s.View(t.Context()); err != nil || v.Generation.Number != 1 || len(v.Registrations) != 2 {
+		t.Errorf("it has changed something: %+v, %v", v, err)
+	}
+	if err := l.Complete(t.Context(), 1, k, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.View(t.Context())
+	if err != nil || !v.Generation.Equal(k.Generation) || !v.Settled.Equal(k.Settled) || v.Mark != k.Mark || v.Instruction != k.Instruction || v.Fingerprint != k.Fingerprint ||
+		v.Manifest.Step != 20 || v.Registrations["b"].Incarnation != 2 || v.Workers["c"].Incarnation != 3 || v.Workers["b"].ID != "" || v.Processes["b"].PID != 7 {
+		t.Errorf("got %+v, %v, want %+v", v, err, k)
+	}
+	// What follows counts on from it.
+	for id, n := range map[string]uint64{"b": 2, "c": 3} {
+		if err := s.Renew(t.Context(), id, n, time.Hour); err != nil {
+			t.Errorf("renew %s: %v", id, err)
+		}
+	}
+	if err := l.PutInstruction(t.Context(), membership.Stop, ""); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := s.Instruction(t.Context()); err != nil || i.Sequence != 10 {
+		t.Errorf("instruction %+v, %v, want sequence 10", i, err)
+	}
+	if err := l.PutGeneration(t.Context(), 1, generation(5, a), nobody); !errors.Is(err, ErrConflict) {
+		t.Errorf("a generation after 1: %v, want ErrConflict", err)
+	}
+	if w, err := s.Registered(t.Context(), "c", 3); err != nil || s.Remove(t.Context(), w) != nil {
+		t.Fatal(err)
+	}
+	if again := register(t, s, "c"); again.Incarnation != 4 {
+		t.Errorf("the next life of c is %d, want 4", again.Incarnation)
+	}
+}
+
+// An instruction's number is higher than that of any before, also of those that a generation has carried out and etcd forgotten.
+func TestInstructionsAreCounted(t *testing.T) {
+	s := New(etcd(t), "job")
+	l := leads(t, s)
+	w := register(t, s, "0")
+	g := generation(1, w)
+	g.Handled = 5
+	if err := l.PutGeneration(t.Context(), 0, g, nobody); err != nil {
+		t.Fatal(err)
+	}
+	for want := uint64(6); want < 8; want++ {
+		if err := l.PutInstruction(t.Context(), membership.Checkpoint, "asked for"); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := s.Instruction(t.Context()); err != nil || i != (membership.Instruction{Sequence: want, Kind: membership.Checkpoint, Why: "asked for"}) {
+			t.Errorf("got %+v, %v, want sequence %d", i, err, want)
+		}
+	}
+}
+
+// A life that etcd does not know, since it began after the copy was made, is fenced, and nobody else lives it.
+func TestALifeThatEtcdDoesNotKnow(t *testing.T) {
+	s := New(etcd(t), "job")
+	register(t, s, "a")
+	for id, lived := range map[string]uint64{"a": 4, "b": 2} {
+		if err := s.Renew(t.Context(), id, lived, time.Hour); !errors.Is(err, ErrNotRegistered) {
+			t.Errorf("renew %s: %v, want ErrNotRegistered", id, err)
+		}
+	}
+	if w, err := s.Registered(t.Context(), "a", 1); err != nil || s.Remove(t.Context(), w) != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]uint64{"a": 5, "b": 3} {
+		if w := register(t, s, id); w.Incarnation != want {
+			t.Errorf("the next life of %s is %d, want %d", id, w.Incarnation, want)
+		}
+	}
+}

@@ -17,6 +17,7 @@ type View struct {
 	Workers map[string]Worker // whose leases live
 	// Registrations holds the newest incarnation of every id, living or not.
 	Registrations map[string]Worker
+	Incarnations  map[string]uint64 // how often each id has registered
 	Processes     map[string]Process
 	States        map[string]State
 	Finished      map[string]Finished
@@ -40,7 +41,7 @@ func (s *Store) View(ctx context.Context) (View, error) {
 	v := View{
 		Workers: map[string]Worker{}, Registrations: map[string]Worker{}, Processes: map[string]Process{},
 		States: map[string]State{}, Finished: map[string]Finished{}, Promises: map[string]membership.Promise{}, Shares: map[string]Share{},
-		Drains: map[string]membership.Drain{},
+		Drains: map[string]membership.Drain{}, Incarnations: map[string]uint64{},
 	}
 	r, err := s.etcd.Get(ctx, s.prefix, clientv3.WithPrefix())
 	if err != nil {
@@ -48,7 +49,7 @@ func (s *Store) View(ctx context.Context) (View, error) {
 	}
 	for _, kv := range r.Kvs {
 		name := strings.TrimPrefix(string(kv.Key), s.prefix)
-		if err := v.take(name, kv.Value, kv.ModRevision); err != nil {
+		if err := v.take(name, kv.Value); err != nil {
 			return View{}, fmt.Errorf("decode %s: %w", name, err)
 		}
 	}
@@ -59,7 +60,7 @@ func (s *Store) View(ctx context.Context) (View, error) {
 	return v, err
 }
 
-func (v *View) take(name string, value []byte, revision int64) error {
+func (v *View) take(name string, value []byte) error {
 	kind, id, _ := strings.Cut(name, "/")
 	switch kind {
 	case "run":
@@ -68,6 +69,8 @@ func (v *View) take(name string, value []byte, revision int64) error {
 		return takeInto(v.Workers, id, value)
 	case "registrations":
 		return takeInto(v.Registrations, id, value)
+	case "incarnations":
+		return takeInto(v.Incarnations, id, value)
 	case "processes":
 		return takeInto(v.Processes, id, value)
 	case "states":
@@ -99,7 +102,7 @@ func (v *View) take(name string, value []byte, revision int64) error {
 		if err := json.Unmarshal(value, &i); err != nil {
 			return err
 		}
-		v.Instruction = membership.Instruction{Sequence: uint64(revision), Kind: i.Kind, Why: i.Why}
+		v.Instruction = i.value()
 	}
 	return nil
 }

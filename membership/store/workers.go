@@ -125,10 +125,36 @@ func (s *Store) registered(ctx context.Context, id string, incarnation uint64) (
 	if err != nil {
 		return Worker{}, 0, 0, err
 	}
+	if w.Incarnation < incarnation { // it began after the copy of etcd was made that this one was restored from
+		if err := s.lived(ctx, id, incarnation); err != nil {
+			return Worker{}, 0, 0, err
+		}
+	}
 	if at == 0 || w.Incarnation != incarnation || w.Removed {
 		return Worker{}, 0, 0, fmt.Errorf("%w: worker %s incarnation %d", ErrNotRegistered, id, incarnation)
 	}
 	return w, at, generationAt, nil
+}
+
+// lived counts on from an incarnation that is heard of, so that no other life has its number.
+func (s *Store) lived(ctx context.Context, id string, incarnation uint64) error {
+	counter := s.key("incarnations", id)
+	for range registerTries {
+		var lived uint64
+		at, err := s.get(ctx, counter, &lived)
+		if err != nil || lived >= incarnation {
+			return err
+		}
+		r, err := s.etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(counter), "=", at)).
+			Then(clientv3.OpPut(counter, fmt.Sprint(incarnation))).Commit()
+		if err != nil {
+			return fmt.Errorf("count the lives of worker %s: %w", id, err)
+		}
+		if r.Succeeded {
+			return nil
+		}
+	}
+	return fmt.Errorf("count the lives of worker %s: %w", id, ErrConflict)
 }
 
 // Renew keeps a worker's lease for another ttl. A lease that ended while nobody could renew it (the coordinator was

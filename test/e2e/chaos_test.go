@@ -70,6 +70,7 @@ func TestChaos(t *testing.T) {
 	p.wantsNothingLeft()
 	got, last := p.hash("runs/job")
 	p.wantsSteps("runs/job", 1, last)
+	p.wantsOnce()
 	redone := p.wantsDeal("runs/job", 8)
 	q := newPlace(t)
 	q.patience = p.patience
@@ -121,6 +122,14 @@ func (c *chaos) disturb() {
 	kind, pick := c.random.IntN(6), c.random.IntN(1<<20)
 	if kind == 5 {
 		c.run.kill()
+		switch _, err := os.Stat(c.p.path("backup")); {
+		case pick%3 == 0:
+			c.p.copyEtcd()
+			c.note("etcd is copied")
+		case pick%3 == 1 && err == nil:
+			c.p.olderEtcd()
+			c.note("an older copy of etcd takes its place")
+		}
 		c.run = c.p.start(c.args...)
 		c.note("the coordinator is killed and launched again")
 		return

@@ -95,6 +95,7 @@ func TestNothingIsLostInLargeWorlds(t *testing.T) {
 		{Workers: 4, Crashes: 2, Whole: true},
 		{Workers: 5, Crashes: 1},
 		{Workers: 4, Crashes: 3},
+		{Workers: 5, Crashes: 2},
 	} {
 		t.Run(w.String(), func(t *testing.T) {
 			if _, err := explore(t, w, Fault{}); err != nil {

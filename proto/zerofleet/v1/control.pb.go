@@ -745,6 +745,7 @@ func (*RenewResponse) Descriptor() ([]byte, []int) {
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Worker        *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Known         *Known                 `protobuf:"bytes,2,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -786,6 +787,151 @@ func (x *WatchRequest) GetWorker() *Identity {
 	return nil
 }
 
+func (x *WatchRequest) GetKnown() *Known {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+// Known is what one life of a worker knows of the job. A coordinator whose etcd was restored from an older copy learns from
+// it what is missing there; any other knows all of it already.
+type Known struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Registration *RegisterRequest       `protobuf:"bytes,1,opt,name=registration,proto3" json:"registration,omitempty"`
+	// The newest that the caller has seen, and the one that mark.settled names; absent: none, and not seen.
+	Generation  *Generation  `protobuf:"bytes,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Settled     *Generation  `protobuf:"bytes,3,opt,name=settled,proto3" json:"settled,omitempty"`
+	Mark        *Mark        `protobuf:"bytes,4,opt,name=mark,proto3" json:"mark,omitempty"`
+	Instruction *Instruction `protobuf:"bytes,5,opt,name=instruction,proto3" json:"instruction,omitempty"`
+	// What the job's kernels compute, and the worker that announced it; empty: not known.
+	Fingerprint       string `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	FingerprintWorker string `protobuf:"bytes,7,opt,name=fingerprint_worker,json=fingerprintWorker,proto3" json:"fingerprint_worker,omitempty"`
+	// The newest checkpoint that the caller has committed; 0: none.
+	CommittedStep       uint64 `protobuf:"varint,8,opt,name=committed_step,json=committedStep,proto3" json:"committed_step,omitempty"`
+	CommittedGeneration uint64 `protobuf:"varint,9,opt,name=committed_generation,json=committedGeneration,proto3" json:"committed_generation,omitempty"`
+	// The newest of each that the caller has sent; absent: none.
+	Promise       *PromiseRequest `protobuf:"bytes,10,opt,name=promise,proto3" json:"promise,omitempty"`
+	Share         *SettleRequest  `protobuf:"bytes,11,opt,name=share,proto3" json:"share,omitempty"`
+	Drain         *DrainRequest   `protobuf:"bytes,12,opt,name=drain,proto3" json:"drain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Known) Reset() {
+	*x = Known{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Known) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Known) ProtoMessage() {}
+
+func (x *Known) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Known.ProtoReflect.Descriptor instead.
+func (*Known) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Known) GetRegistration() *RegisterRequest {
+	if x != nil {
+		return x.Registration
+	}
+	return nil
+}
+
+func (x *Known) GetGeneration() *Generation {
+	if x != nil {
+		return x.Generation
+	}
+	return nil
+}
+
+func (x *Known) GetSettled() *Generation {
+	if x != nil {
+		return x.Settled
+	}
+	return nil
+}
+
+func (x *Known) GetMark() *Mark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
+func (x *Known) GetInstruction() *Instruction {
+	if x != nil {
+		return x.Instruction
+	}
+	return nil
+}
+
+func (x *Known) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *Known) GetFingerprintWorker() string {
+	if x != nil {
+		return x.FingerprintWorker
+	}
+	return ""
+}
+
+func (x *Known) GetCommittedStep() uint64 {
+	if x != nil {
+		return x.CommittedStep
+	}
+	return 0
+}
+
+func (x *Known) GetCommittedGeneration() uint64 {
+	if x != nil {
+		return x.CommittedGeneration
+	}
+	return 0
+}
+
+func (x *Known) GetPromise() *PromiseRequest {
+	if x != nil {
+		return x.Promise
+	}
+	return nil
+}
+
+func (x *Known) GetShare() *SettleRequest {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+func (x *Known) GetDrain() *DrainRequest {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Change:
@@ -802,7 +948,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[8]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +960,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[8]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +973,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchResponse) GetChange() isWatchResponse_Change {
@@ -930,7 +1076,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1088,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1101,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Mark) GetSettled() uint64 {
@@ -982,7 +1128,8 @@ func (x *Mark) GetWhy() string {
 // Generation is one agreed membership of the job.
 type Generation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1, 2, 3 ... without gaps within a job, and going on where a resumed one was.
+	// 1, 2, 3 ... within a job, and going on where a resumed one was. Without gaps, but where nobody knows any more what a number
+	// was given to.
 	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	// In rank order: members[r] has rank r.
 	Members []*Member `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
@@ -1004,7 +1151,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1163,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1176,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Generation) GetNumber() uint64 {
@@ -1108,7 +1255,7 @@ type Handover struct {
 
 func (x *Handover) Reset() {
 	*x = Handover{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1267,7 @@ func (x *Handover) String() string {
 func (*Handover) ProtoMessage() {}
 
 func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1280,7 @@ func (x *Handover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handover.ProtoReflect.Descriptor instead.
 func (*Handover) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Handover) GetSettled() uint64 {
@@ -1204,7 +1351,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1363,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1376,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Holder) GetRank() uint32 {
@@ -1262,7 +1409,7 @@ type PromiseRequest struct {
 
 func (x *PromiseRequest) Reset() {
 	*x = PromiseRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1421,7 @@ func (x *PromiseRequest) String() string {
 func (*PromiseRequest) ProtoMessage() {}
 
 func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1434,7 @@ func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseRequest.ProtoReflect.Descriptor instead.
 func (*PromiseRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PromiseRequest) GetWorker() *Identity {
@@ -1333,7 +1480,7 @@ type PromiseResponse struct {
 
 func (x *PromiseResponse) Reset() {
 	*x = PromiseResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1492,7 @@ func (x *PromiseResponse) String() string {
 func (*PromiseResponse) ProtoMessage() {}
 
 func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1505,7 @@ func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseResponse.ProtoReflect.Descriptor instead.
 func (*PromiseResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 // HeldState is a rank's share of the state of a generation.
@@ -1381,7 +1528,7 @@ type HeldState struct {
 
 func (x *HeldState) Reset() {
 	*x = HeldState{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1540,7 @@ func (x *HeldState) String() string {
 func (*HeldState) ProtoMessage() {}
 
 func (x *HeldState) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1553,7 @@ func (x *HeldState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldState.ProtoReflect.Descriptor instead.
 func (*HeldState) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeldState) GetGeneration() uint64 {
@@ -1478,7 +1625,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1637,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1650,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SettleRequest) GetWorker() *Identity {
@@ -1542,7 +1689,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1701,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1714,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 type DrainRequest struct {
@@ -1582,7 +1729,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1741,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1754,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DrainRequest) GetWorker() *Identity {
@@ -1639,7 +1786,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1798,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1811,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 type Member struct {
@@ -1681,7 +1828,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +1840,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +1853,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Member) GetId() string {
@@ -1767,7 +1914,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1926,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +1939,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Restore) GetStore() string {
@@ -1836,7 +1983,7 @@ type Instruction struct {
 
 func (x *Instruction) Reset() {
 	*x = Instruction{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +1995,7 @@ func (x *Instruction) String() string {
 func (*Instruction) ProtoMessage() {}
 
 func (x *Instruction) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +2008,7 @@ func (x *Instruction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instruction.ProtoReflect.Descriptor instead.
 func (*Instruction) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Instruction) GetSequence() uint64 {
@@ -1896,7 +2043,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2055,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2068,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportRequest) GetWorker() *Identity {
@@ -1948,7 +2095,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2107,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2120,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReportResponse) GetAcknowledged() uint64 {
@@ -2002,7 +2149,7 @@ type ReportEntry struct {
 
 func (x *ReportEntry) Reset() {
 	*x = ReportEntry{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2161,7 @@ func (x *ReportEntry) String() string {
 func (*ReportEntry) ProtoMessage() {}
 
 func (x *ReportEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2174,7 @@ func (x *ReportEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEntry.ProtoReflect.Descriptor instead.
 func (*ReportEntry) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReportEntry) GetSequence() uint64 {
@@ -2129,7 +2276,7 @@ type WorkerState struct {
 
 func (x *WorkerState) Reset() {
 	*x = WorkerState{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2288,7 @@ func (x *WorkerState) String() string {
 func (*WorkerState) ProtoMessage() {}
 
 func (x *WorkerState) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2301,7 @@ func (x *WorkerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerState.ProtoReflect.Descriptor instead.
 func (*WorkerState) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WorkerState) GetPhase() Phase {
@@ -2217,7 +2364,7 @@ type StepLine struct {
 
 func (x *StepLine) Reset() {
 	*x = StepLine{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2376,7 @@ func (x *StepLine) String() string {
 func (*StepLine) ProtoMessage() {}
 
 func (x *StepLine) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2389,7 @@ func (x *StepLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepLine.ProtoReflect.Descriptor instead.
 func (*StepLine) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StepLine) GetStep() uint64 {
@@ -2369,7 +2516,7 @@ type EvaluationLine struct {
 
 func (x *EvaluationLine) Reset() {
 	*x = EvaluationLine{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2381,7 +2528,7 @@ func (x *EvaluationLine) String() string {
 func (*EvaluationLine) ProtoMessage() {}
 
 func (x *EvaluationLine) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2394,7 +2541,7 @@ func (x *EvaluationLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvaluationLine.ProtoReflect.Descriptor instead.
 func (*EvaluationLine) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EvaluationLine) GetStep() uint64 {
@@ -2441,7 +2588,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2600,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2613,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Event) GetType() string {
@@ -2509,7 +2656,7 @@ type StoreFingerprintRequest struct {
 
 func (x *StoreFingerprintRequest) Reset() {
 	*x = StoreFingerprintRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2668,7 @@ func (x *StoreFingerprintRequest) String() string {
 func (*StoreFingerprintRequest) ProtoMessage() {}
 
 func (x *StoreFingerprintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2681,7 @@ func (x *StoreFingerprintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreFingerprintRequest.ProtoReflect.Descriptor instead.
 func (*StoreFingerprintRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StoreFingerprintRequest) GetWorker() *Identity {
@@ -2577,7 +2724,7 @@ type StoreFingerprintResponse struct {
 
 func (x *StoreFingerprintResponse) Reset() {
 	*x = StoreFingerprintResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2736,7 @@ func (x *StoreFingerprintResponse) String() string {
 func (*StoreFingerprintResponse) ProtoMessage() {}
 
 func (x *StoreFingerprintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2749,7 @@ func (x *StoreFingerprintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreFingerprintResponse.ProtoReflect.Descriptor instead.
 func (*StoreFingerprintResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StoreFingerprintResponse) GetReference() string {
@@ -2638,7 +2785,7 @@ type CommitManifestRequest struct {
 
 func (x *CommitManifestRequest) Reset() {
 	*x = CommitManifestRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2797,7 @@ func (x *CommitManifestRequest) String() string {
 func (*CommitManifestRequest) ProtoMessage() {}
 
 func (x *CommitManifestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2810,7 @@ func (x *CommitManifestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitManifestRequest.ProtoReflect.Descriptor instead.
 func (*CommitManifestRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CommitManifestRequest) GetWorker() *Identity {
@@ -2705,7 +2852,7 @@ type CommitManifestResponse struct {
 
 func (x *CommitManifestResponse) Reset() {
 	*x = CommitManifestResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2864,7 @@ func (x *CommitManifestResponse) String() string {
 func (*CommitManifestResponse) ProtoMessage() {}
 
 func (x *CommitManifestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2877,7 @@ func (x *CommitManifestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitManifestResponse.ProtoReflect.Descriptor instead.
 func (*CommitManifestResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CommitManifestResponse) GetCommitted() bool {
@@ -2759,7 +2906,7 @@ type FinishedRequest struct {
 
 func (x *FinishedRequest) Reset() {
 	*x = FinishedRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2771,7 +2918,7 @@ func (x *FinishedRequest) String() string {
 func (*FinishedRequest) ProtoMessage() {}
 
 func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +2931,7 @@ func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedRequest.ProtoReflect.Descriptor instead.
 func (*FinishedRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FinishedRequest) GetWorker() *Identity {
@@ -2823,7 +2970,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2982,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2995,7 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 type AskRequest struct {
@@ -2867,7 +3014,7 @@ type AskRequest struct {
 
 func (x *AskRequest) Reset() {
 	*x = AskRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3026,7 @@ func (x *AskRequest) String() string {
 func (*AskRequest) ProtoMessage() {}
 
 func (x *AskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3039,7 @@ func (x *AskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRequest.ProtoReflect.Descriptor instead.
 func (*AskRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AskRequest) GetKind() InstructionKind {
@@ -2931,7 +3078,7 @@ type AskResponse struct {
 
 func (x *AskResponse) Reset() {
 	*x = AskResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3090,7 @@ func (x *AskResponse) String() string {
 func (*AskResponse) ProtoMessage() {}
 
 func (x *AskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3103,7 @@ func (x *AskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskResponse.ProtoReflect.Descriptor instead.
 func (*AskResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 type StatusRequest struct {
@@ -2967,7 +3114,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3126,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3139,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 type StatusResponse struct {
@@ -3017,7 +3164,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3176,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3189,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StatusResponse) GetJob() string {
@@ -3162,7 +3309,7 @@ type Losses struct {
 
 func (x *Losses) Reset() {
 	*x = Losses{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3321,7 @@ func (x *Losses) String() string {
 func (*Losses) ProtoMessage() {}
 
 func (x *Losses) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3334,7 @@ func (x *Losses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Losses.ProtoReflect.Descriptor instead.
 func (*Losses) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Losses) GetWorkers() uint32 {
@@ -3309,7 +3456,7 @@ type WorkerStatus struct {
 
 func (x *WorkerStatus) Reset() {
 	*x = WorkerStatus{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3468,7 @@ func (x *WorkerStatus) String() string {
 func (*WorkerStatus) ProtoMessage() {}
 
 func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3481,7 @@ func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStatus.ProtoReflect.Descriptor instead.
 func (*WorkerStatus) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WorkerStatus) GetId() string {
@@ -3433,7 +3580,7 @@ type Ended struct {
 
 func (x *Ended) Reset() {
 	*x = Ended{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3445,7 +3592,7 @@ func (x *Ended) String() string {
 func (*Ended) ProtoMessage() {}
 
 func (x *Ended) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3458,7 +3605,7 @@ func (x *Ended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ended.ProtoReflect.Descriptor instead.
 func (*Ended) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Ended) GetState() string {
@@ -3491,7 +3638,7 @@ type SuspectRequest struct {
 
 func (x *SuspectRequest) Reset() {
 	*x = SuspectRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3650,7 @@ func (x *SuspectRequest) String() string {
 func (*SuspectRequest) ProtoMessage() {}
 
 func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3663,7 @@ func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
 func (*SuspectRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SuspectRequest) GetWorker() *Identity {
@@ -3573,7 +3720,7 @@ type SuspectResponse struct {
 
 func (x *SuspectResponse) Reset() {
 	*x = SuspectResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3585,7 +3732,7 @@ func (x *SuspectResponse) String() string {
 func (*SuspectResponse) ProtoMessage() {}
 
 func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3598,7 +3745,7 @@ func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
 func (*SuspectResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SuspectResponse) GetRemoved() bool {
@@ -3629,7 +3776,7 @@ type Disturbance struct {
 
 func (x *Disturbance) Reset() {
 	*x = Disturbance{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3641,7 +3788,7 @@ func (x *Disturbance) String() string {
 func (*Disturbance) ProtoMessage() {}
 
 func (x *Disturbance) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3654,7 +3801,7 @@ func (x *Disturbance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disturbance.ProtoReflect.Descriptor instead.
 func (*Disturbance) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Disturbance) GetKind() DisturbanceKind {
@@ -3689,7 +3836,7 @@ type DisturbRequest struct {
 
 func (x *DisturbRequest) Reset() {
 	*x = DisturbRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3701,7 +3848,7 @@ func (x *DisturbRequest) String() string {
 func (*DisturbRequest) ProtoMessage() {}
 
 func (x *DisturbRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3714,7 +3861,7 @@ func (x *DisturbRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisturbRequest.ProtoReflect.Descriptor instead.
 func (*DisturbRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DisturbRequest) GetWorker() string {
@@ -3739,7 +3886,7 @@ type DisturbResponse struct {
 
 func (x *DisturbResponse) Reset() {
 	*x = DisturbResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +3898,7 @@ func (x *DisturbResponse) String() string {
 func (*DisturbResponse) ProtoMessage() {}
 
 func (x *DisturbResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +3911,7 @@ func (x *DisturbResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisturbResponse.ProtoReflect.Descriptor instead.
 func (*DisturbResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 var File_zerofleet_v1_control_proto protoreflect.FileDescriptor
@@ -3800,9 +3947,26 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\fgossip_seeds\x18\x05 \x03(\tR\vgossipSeeds\">\n" +
 	"\fRenewRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\x0f\n" +
-	"\rRenewResponse\">\n" +
+	"\rRenewResponse\"i\n" +
 	"\fWatchRequest\x12.\n" +
-	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\xaa\x02\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12)\n" +
+	"\x05known\x18\x02 \x01(\v2\x13.zerofleet.v1.KnownR\x05known\"\xe5\x04\n" +
+	"\x05Known\x12A\n" +
+	"\fregistration\x18\x01 \x01(\v2\x1d.zerofleet.v1.RegisterRequestR\fregistration\x128\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\v2\x18.zerofleet.v1.GenerationR\n" +
+	"generation\x122\n" +
+	"\asettled\x18\x03 \x01(\v2\x18.zerofleet.v1.GenerationR\asettled\x12&\n" +
+	"\x04mark\x18\x04 \x01(\v2\x12.zerofleet.v1.MarkR\x04mark\x12;\n" +
+	"\vinstruction\x18\x05 \x01(\v2\x19.zerofleet.v1.InstructionR\vinstruction\x12 \n" +
+	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\x12-\n" +
+	"\x12fingerprint_worker\x18\a \x01(\tR\x11fingerprintWorker\x12%\n" +
+	"\x0ecommitted_step\x18\b \x01(\x04R\rcommittedStep\x121\n" +
+	"\x14committed_generation\x18\t \x01(\x04R\x13committedGeneration\x126\n" +
+	"\apromise\x18\n" +
+	" \x01(\v2\x1c.zerofleet.v1.PromiseRequestR\apromise\x121\n" +
+	"\x05share\x18\v \x01(\v2\x1b.zerofleet.v1.SettleRequestR\x05share\x120\n" +
+	"\x05drain\x18\f \x01(\v2\x1a.zerofleet.v1.DrainRequestR\x05drain\"\xaa\x02\n" +
 	"\rWatchResponse\x12:\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x18.zerofleet.v1.GenerationH\x00R\n" +
@@ -4138,7 +4302,7 @@ func file_zerofleet_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_zerofleet_v1_control_proto_goTypes = []any{
 	(InstructionKind)(0),             // 0: zerofleet.v1.InstructionKind
 	(Phase)(0),                       // 1: zerofleet.v1.Phase
@@ -4153,131 +4317,141 @@ var file_zerofleet_v1_control_proto_goTypes = []any{
 	(*RenewRequest)(nil),             // 10: zerofleet.v1.RenewRequest
 	(*RenewResponse)(nil),            // 11: zerofleet.v1.RenewResponse
 	(*WatchRequest)(nil),             // 12: zerofleet.v1.WatchRequest
-	(*WatchResponse)(nil),            // 13: zerofleet.v1.WatchResponse
-	(*Mark)(nil),                     // 14: zerofleet.v1.Mark
-	(*Generation)(nil),               // 15: zerofleet.v1.Generation
-	(*Handover)(nil),                 // 16: zerofleet.v1.Handover
-	(*Holder)(nil),                   // 17: zerofleet.v1.Holder
-	(*PromiseRequest)(nil),           // 18: zerofleet.v1.PromiseRequest
-	(*PromiseResponse)(nil),          // 19: zerofleet.v1.PromiseResponse
-	(*HeldState)(nil),                // 20: zerofleet.v1.HeldState
-	(*SettleRequest)(nil),            // 21: zerofleet.v1.SettleRequest
-	(*SettleResponse)(nil),           // 22: zerofleet.v1.SettleResponse
-	(*DrainRequest)(nil),             // 23: zerofleet.v1.DrainRequest
-	(*DrainResponse)(nil),            // 24: zerofleet.v1.DrainResponse
-	(*Member)(nil),                   // 25: zerofleet.v1.Member
-	(*Restore)(nil),                  // 26: zerofleet.v1.Restore
-	(*Instruction)(nil),              // 27: zerofleet.v1.Instruction
-	(*ReportRequest)(nil),            // 28: zerofleet.v1.ReportRequest
-	(*ReportResponse)(nil),           // 29: zerofleet.v1.ReportResponse
-	(*ReportEntry)(nil),              // 30: zerofleet.v1.ReportEntry
-	(*WorkerState)(nil),              // 31: zerofleet.v1.WorkerState
-	(*StepLine)(nil),                 // 32: zerofleet.v1.StepLine
-	(*EvaluationLine)(nil),           // 33: zerofleet.v1.EvaluationLine
-	(*Event)(nil),                    // 34: zerofleet.v1.Event
-	(*StoreFingerprintRequest)(nil),  // 35: zerofleet.v1.StoreFingerprintRequest
-	(*StoreFingerprintResponse)(nil), // 36: zerofleet.v1.StoreFingerprintResponse
-	(*CommitManifestRequest)(nil),    // 37: zerofleet.v1.CommitManifestRequest
-	(*CommitManifestResponse)(nil),   // 38: zerofleet.v1.CommitManifestResponse
-	(*FinishedRequest)(nil),          // 39: zerofleet.v1.FinishedRequest
-	(*FinishedResponse)(nil),         // 40: zerofleet.v1.FinishedResponse
-	(*AskRequest)(nil),               // 41: zerofleet.v1.AskRequest
-	(*AskResponse)(nil),              // 42: zerofleet.v1.AskResponse
-	(*StatusRequest)(nil),            // 43: zerofleet.v1.StatusRequest
-	(*StatusResponse)(nil),           // 44: zerofleet.v1.StatusResponse
-	(*Losses)(nil),                   // 45: zerofleet.v1.Losses
-	(*WorkerStatus)(nil),             // 46: zerofleet.v1.WorkerStatus
-	(*Ended)(nil),                    // 47: zerofleet.v1.Ended
-	(*SuspectRequest)(nil),           // 48: zerofleet.v1.SuspectRequest
-	(*SuspectResponse)(nil),          // 49: zerofleet.v1.SuspectResponse
-	(*Disturbance)(nil),              // 50: zerofleet.v1.Disturbance
-	(*DisturbRequest)(nil),           // 51: zerofleet.v1.DisturbRequest
-	(*DisturbResponse)(nil),          // 52: zerofleet.v1.DisturbResponse
-	nil,                              // 53: zerofleet.v1.WorkerState.MemoryBytesEntry
-	nil,                              // 54: zerofleet.v1.StepLine.TierBytesEntry
-	nil,                              // 55: zerofleet.v1.StepLine.SentBytesEntry
-	nil,                              // 56: zerofleet.v1.Event.FieldsEntry
-	nil,                              // 57: zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	(*Known)(nil),                    // 13: zerofleet.v1.Known
+	(*WatchResponse)(nil),            // 14: zerofleet.v1.WatchResponse
+	(*Mark)(nil),                     // 15: zerofleet.v1.Mark
+	(*Generation)(nil),               // 16: zerofleet.v1.Generation
+	(*Handover)(nil),                 // 17: zerofleet.v1.Handover
+	(*Holder)(nil),                   // 18: zerofleet.v1.Holder
+	(*PromiseRequest)(nil),           // 19: zerofleet.v1.PromiseRequest
+	(*PromiseResponse)(nil),          // 20: zerofleet.v1.PromiseResponse
+	(*HeldState)(nil),                // 21: zerofleet.v1.HeldState
+	(*SettleRequest)(nil),            // 22: zerofleet.v1.SettleRequest
+	(*SettleResponse)(nil),           // 23: zerofleet.v1.SettleResponse
+	(*DrainRequest)(nil),             // 24: zerofleet.v1.DrainRequest
+	(*DrainResponse)(nil),            // 25: zerofleet.v1.DrainResponse
+	(*Member)(nil),                   // 26: zerofleet.v1.Member
+	(*Restore)(nil),                  // 27: zerofleet.v1.Restore
+	(*Instruction)(nil),              // 28: zerofleet.v1.Instruction
+	(*ReportRequest)(nil),            // 29: zerofleet.v1.ReportRequest
+	(*ReportResponse)(nil),           // 30: zerofleet.v1.ReportResponse
+	(*ReportEntry)(nil),              // 31: zerofleet.v1.ReportEntry
+	(*WorkerState)(nil),              // 32: zerofleet.v1.WorkerState
+	(*StepLine)(nil),                 // 33: zerofleet.v1.StepLine
+	(*EvaluationLine)(nil),           // 34: zerofleet.v1.EvaluationLine
+	(*Event)(nil),                    // 35: zerofleet.v1.Event
+	(*StoreFingerprintRequest)(nil),  // 36: zerofleet.v1.StoreFingerprintRequest
+	(*StoreFingerprintResponse)(nil), // 37: zerofleet.v1.StoreFingerprintResponse
+	(*CommitManifestRequest)(nil),    // 38: zerofleet.v1.CommitManifestRequest
+	(*CommitManifestResponse)(nil),   // 39: zerofleet.v1.CommitManifestResponse
+	(*FinishedRequest)(nil),          // 40: zerofleet.v1.FinishedRequest
+	(*FinishedResponse)(nil),         // 41: zerofleet.v1.FinishedResponse
+	(*AskRequest)(nil),               // 42: zerofleet.v1.AskRequest
+	(*AskResponse)(nil),              // 43: zerofleet.v1.AskResponse
+	(*StatusRequest)(nil),            // 44: zerofleet.v1.StatusRequest
+	(*StatusResponse)(nil),           // 45: zerofleet.v1.StatusResponse
+	(*Losses)(nil),                   // 46: zerofleet.v1.Losses
+	(*WorkerStatus)(nil),             // 47: zerofleet.v1.WorkerStatus
+	(*Ended)(nil),                    // 48: zerofleet.v1.Ended
+	(*SuspectRequest)(nil),           // 49: zerofleet.v1.SuspectRequest
+	(*SuspectResponse)(nil),          // 50: zerofleet.v1.SuspectResponse
+	(*Disturbance)(nil),              // 51: zerofleet.v1.Disturbance
+	(*DisturbRequest)(nil),           // 52: zerofleet.v1.DisturbRequest
+	(*DisturbResponse)(nil),          // 53: zerofleet.v1.DisturbResponse
+	nil,                              // 54: zerofleet.v1.WorkerState.MemoryBytesEntry
+	nil,                              // 55: zerofleet.v1.StepLine.TierBytesEntry
+	nil,                              // 56: zerofleet.v1.StepLine.SentBytesEntry
+	nil,                              // 57: zerofleet.v1.Event.FieldsEntry
+	nil,                              // 58: zerofleet.v1.WorkerStatus.MemoryBytesEntry
 }
 var file_zerofleet_v1_control_proto_depIdxs = []int32{
 	7,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
 	7,  // 1: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
-	15, // 2: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
-	27, // 3: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
-	14, // 4: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
-	47, // 5: zerofleet.v1.WatchResponse.ended:type_name -> zerofleet.v1.Ended
-	50, // 6: zerofleet.v1.WatchResponse.disturbance:type_name -> zerofleet.v1.Disturbance
-	25, // 7: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
-	26, // 8: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
-	16, // 9: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
-	17, // 10: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
-	7,  // 11: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
-	20, // 12: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
-	7,  // 13: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 14: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
-	0,  // 15: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
-	7,  // 16: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
-	30, // 17: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
-	31, // 18: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
-	32, // 19: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
-	33, // 20: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	34, // 21: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
-	1,  // 22: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
-	53, // 23: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
-	54, // 24: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
-	55, // 25: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
-	56, // 26: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
-	7,  // 27: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 28: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 29: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
-	2,  // 30: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
-	0,  // 31: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
-	32, // 32: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
-	33, // 33: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	46, // 34: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
-	45, // 35: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
-	1,  // 36: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
-	57, // 37: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
-	7,  // 38: zerofleet.v1.SuspectRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 39: zerofleet.v1.SuspectRequest.suspect:type_name -> zerofleet.v1.Identity
-	3,  // 40: zerofleet.v1.SuspectRequest.evidence:type_name -> zerofleet.v1.Evidence
-	4,  // 41: zerofleet.v1.Disturbance.kind:type_name -> zerofleet.v1.DisturbanceKind
-	50, // 42: zerofleet.v1.DisturbRequest.disturbance:type_name -> zerofleet.v1.Disturbance
-	5,  // 43: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
-	8,  // 44: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
-	10, // 45: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
-	12, // 46: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
-	28, // 47: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
-	35, // 48: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
-	18, // 49: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
-	21, // 50: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
-	23, // 51: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
-	37, // 52: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
-	39, // 53: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
-	48, // 54: zerofleet.v1.Control.Suspect:input_type -> zerofleet.v1.SuspectRequest
-	43, // 55: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
-	41, // 56: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
-	51, // 57: zerofleet.v1.Operator.Disturb:input_type -> zerofleet.v1.DisturbRequest
-	6,  // 58: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
-	9,  // 59: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
-	11, // 60: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
-	13, // 61: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
-	29, // 62: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
-	36, // 63: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
-	19, // 64: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
-	22, // 65: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
-	24, // 66: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
-	38, // 67: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
-	40, // 68: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
-	49, // 69: zerofleet.v1.Control.Suspect:output_type -> zerofleet.v1.SuspectResponse
-	44, // 70: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
-	42, // 71: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
-	52, // 72: zerofleet.v1.Operator.Disturb:output_type -> zerofleet.v1.DisturbResponse
-	58, // [58:73] is the sub-list for method output_type
-	43, // [43:58] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	13, // 2: zerofleet.v1.WatchRequest.known:type_name -> zerofleet.v1.Known
+	8,  // 3: zerofleet.v1.Known.registration:type_name -> zerofleet.v1.RegisterRequest
+	16, // 4: zerofleet.v1.Known.generation:type_name -> zerofleet.v1.Generation
+	16, // 5: zerofleet.v1.Known.settled:type_name -> zerofleet.v1.Generation
+	15, // 6: zerofleet.v1.Known.mark:type_name -> zerofleet.v1.Mark
+	28, // 7: zerofleet.v1.Known.instruction:type_name -> zerofleet.v1.Instruction
+	19, // 8: zerofleet.v1.Known.promise:type_name -> zerofleet.v1.PromiseRequest
+	22, // 9: zerofleet.v1.Known.share:type_name -> zerofleet.v1.SettleRequest
+	24, // 10: zerofleet.v1.Known.drain:type_name -> zerofleet.v1.DrainRequest
+	16, // 11: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
+	28, // 12: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
+	15, // 13: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
+	48, // 14: zerofleet.v1.WatchResponse.ended:type_name -> zerofleet.v1.Ended
+	51, // 15: zerofleet.v1.WatchResponse.disturbance:type_name -> zerofleet.v1.Disturbance
+	26, // 16: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
+	27, // 17: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
+	17, // 18: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
+	18, // 19: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
+	7,  // 20: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
+	21, // 21: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
+	7,  // 22: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 23: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
+	0,  // 24: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
+	7,  // 25: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
+	31, // 26: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
+	32, // 27: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
+	33, // 28: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
+	34, // 29: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	35, // 30: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
+	1,  // 31: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
+	54, // 32: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
+	55, // 33: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
+	56, // 34: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
+	57, // 35: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
+	7,  // 36: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 37: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 38: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
+	2,  // 39: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
+	0,  // 40: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
+	33, // 41: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
+	34, // 42: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	47, // 43: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
+	46, // 44: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
+	1,  // 45: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
+	58, // 46: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	7,  // 47: zerofleet.v1.SuspectRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 48: zerofleet.v1.SuspectRequest.suspect:type_name -> zerofleet.v1.Identity
+	3,  // 49: zerofleet.v1.SuspectRequest.evidence:type_name -> zerofleet.v1.Evidence
+	4,  // 50: zerofleet.v1.Disturbance.kind:type_name -> zerofleet.v1.DisturbanceKind
+	51, // 51: zerofleet.v1.DisturbRequest.disturbance:type_name -> zerofleet.v1.Disturbance
+	5,  // 52: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
+	8,  // 53: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
+	10, // 54: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
+	12, // 55: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
+	29, // 56: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
+	36, // 57: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
+	19, // 58: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
+	22, // 59: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
+	24, // 60: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
+	38, // 61: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
+	40, // 62: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
+	49, // 63: zerofleet.v1.Control.Suspect:input_type -> zerofleet.v1.SuspectRequest
+	44, // 64: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
+	42, // 65: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
+	52, // 66: zerofleet.v1.Operator.Disturb:input_type -> zerofleet.v1.DisturbRequest
+	6,  // 67: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
+	9,  // 68: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
+	11, // 69: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
+	14, // 70: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
+	30, // 71: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
+	37, // 72: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
+	20, // 73: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
+	23, // 74: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
+	25, // 75: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
+	39, // 76: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
+	41, // 77: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
+	50, // 78: zerofleet.v1.Control.Suspect:output_type -> zerofleet.v1.SuspectResponse
+	45, // 79: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
+	43, // 80: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
+	53, // 81: zerofleet.v1.Operator.Disturb:output_type -> zerofleet.v1.DisturbResponse
+	67, // [67:82] is the sub-list for method output_type
+	52, // [52:67] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_zerofleet_v1_control_proto_init() }
@@ -4285,14 +4459,14 @@ func file_zerofleet_v1_control_proto_init() {
 	if File_zerofleet_v1_control_proto != nil {
 		return
 	}
-	file_zerofleet_v1_control_proto_msgTypes[8].OneofWrappers = []any{
+	file_zerofleet_v1_control_proto_msgTypes[9].OneofWrappers = []any{
 		(*WatchResponse_Generation)(nil),
 		(*WatchResponse_Instruction)(nil),
 		(*WatchResponse_Mark)(nil),
 		(*WatchResponse_Ended)(nil),
 		(*WatchResponse_Disturbance)(nil),
 	}
-	file_zerofleet_v1_control_proto_msgTypes[25].OneofWrappers = []any{
+	file_zerofleet_v1_control_proto_msgTypes[26].OneofWrappers = []any{
 		(*ReportEntry_State)(nil),
 		(*ReportEntry_Step)(nil),
 		(*ReportEntry_Evaluation)(nil),
@@ -4304,7 +4478,7 @@ func file_zerofleet_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zerofleet_v1_control_proto_rawDesc), len(file_zerofleet_v1_control_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

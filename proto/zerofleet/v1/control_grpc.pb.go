@@ -43,7 +43,8 @@ const (
 // Control is what the coordinator serves to workers. Every call may be repeated: a worker that lost the reply, or whose
 // coordinator was replaced, sends the same request again and nothing happens twice.
 //
-// Errors: UNAVAILABLE and DEADLINE_EXCEEDED are to be tried again; FAILED_PRECONDITION means that the caller's lease is
+// Errors: UNAVAILABLE and DEADLINE_EXCEEDED are to be tried again, and ABORTED too, by which a coordinator says that it is
+// there and cannot answer yet; FAILED_PRECONDITION means that the caller's lease is
 // gone (it is fenced, and may only register as a new incarnation); the rest are final.
 type ControlClient interface {
 	// FetchJob returns the resolved job and where it starts from.
@@ -52,8 +53,9 @@ type ControlClient interface {
 	Register(ctx context.Context, in *RegisterRequest, opts ...grpc.CallOption) (*RegisterResponse, error)
 	// Renew keeps the lease. It must be called at least every lease_seconds / 3.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
-	// Watch sends the newest generation, instruction and marks at once, and every later one as it is written. It ends when
-	// the coordinator does.
+	// Watch tells the coordinator what the caller knows, and sends the newest generation, instruction and marks at once, and
+	// every later one as it is written. It ends when the coordinator does. A coordinator that has just come up sends nothing,
+	// and answers every other call with ABORTED, until it has heard what its workers know.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Report delivers states, step lines and events, each at least once; the coordinator keeps each once.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
@@ -222,7 +224,8 @@ func (c *controlClient) Suspect(ctx context.Context, in *SuspectRequest, opts ..
 // Control is what the coordinator serves to workers. Every call may be repeated: a worker that lost the reply, or whose
 // coordinator was replaced, sends the same request again and nothing happens twice.
 //
-// Errors: UNAVAILABLE and DEADLINE_EXCEEDED are to be tried again; FAILED_PRECONDITION means that the caller's lease is
+// Errors: UNAVAILABLE and DEADLINE_EXCEEDED are to be tried again, and ABORTED too, by which a coordinator says that it is
+// there and cannot answer yet; FAILED_PRECONDITION means that the caller's lease is
 // gone (it is fenced, and may only register as a new incarnation); the rest are final.
 type ControlServer interface {
 	// FetchJob returns the resolved job and where it starts from.
@@ -231,8 +234,9 @@ type ControlServer interface {
 	Register(context.Context, *RegisterRequest) (*RegisterResponse, error)
 	// Renew keeps the lease. It must be called at least every lease_seconds / 3.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
-	// Watch sends the newest generation, instruction and marks at once, and every later one as it is written. It ends when
-	// the coordinator does.
+	// Watch tells the coordinator what the caller knows, and sends the newest generation, instruction and marks at once, and
+	// every later one as it is written. It ends when the coordinator does. A coordinator that has just come up sends nothing,
+	// and answers every other call with ABORTED, until it has heard what its workers know.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Report delivers states, step lines and events, each at least once; the coordinator keeps each once.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
