@@ -201,7 +201,12 @@ func (t *Trainer) carry(ctx context.Context, old *Trainer, all []transfer, stagi
 			return received, err
 		}
 	}
-	return received, t.stream.Sync(ctx)
+	if err := t.stream.Sync(ctx); err != nil {
+		return received, err
+	}
+	// A leaf's gradient does not reach its buffer's padding, which is sent and summed with the rest: it has to be zero again.
+	clear(staging[:handoverWindow*each])
+	return received, nil
 }
 
 // begin sends or receives one message.
