@@ -7,6 +7,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/check"
@@ -50,6 +51,9 @@ func NewGeneration(n int, generation uint64) []collective.Group {
 func (g *group) Rank() int          { return g.rank }
 func (g *group) Size() int          { return len(g.hub.groups) }
 func (g *group) Generation() uint64 { return g.generation }
+
+// Stalled is collective.Group's.
+func (g *group) Stalled(longer time.Duration) *collective.StallError { return g.hub.stalled(g.rank, longer) }
 
 // Share is collective.Group's: goroutines share all memory.
 func (g *group) Share([]byte, int) error { return nil }

@@ -49,15 +49,28 @@ func (e *Engine) look(now time.Time) {
 			e.control(p, beat)
 		}
 	}
-	if o := e.stuck(now); o != nil {
+	if o := e.stuck(now, e.cfg.Deadline); o != nil {
 		s := e.stall(o)
 		e.end(s, leaveBecause(s, s.Waiting[0].Rank))
 	}
 }
 
-// stuck finds an operation past its deadline, nil for none. Only the first of each order is
-// looked at: a later one may be waiting for nothing but its turn.
-func (e *Engine) stuck(now time.Time) *op {
+// Stalled is collective.Group's.
+func (e *Engine) Stalled(longer time.Duration) *collective.StallError {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil {
+		return nil
+	}
+	if o := e.stuck(time.Now(), longer); o != nil {
+		return e.stall(o)
+	}
+	return nil
+}
+
+// stuck finds the operation that has made no progress for the longest, and for longer than a time; nil for none. Only the
+// first of each order is looked at: a later one may be waiting for nothing but its turn.
+func (e *Engine) stuck(now time.Time, longer time.Duration) *op {
 	first := map[order]*op{}
 	for _, o := range e.ops {
 		if f := first[o.key.order]; f == nil || o.key.seq < f.key.seq {
@@ -66,7 +79,7 @@ func (e *Engine) stuck(now time.Time) *op {
 	}
 	var worst *op
 	for _, o := range first {
-		if now.Sub(e.lastProgress(o)) > e.cfg.Deadline && (worst == nil || e.lastProgress(o).Before(e.lastProgress(worst))) {
+		if now.Sub(e.lastProgress(o)) > longer && (worst == nil || e.lastProgress(o).Before(e.lastProgress(worst))) {
 			worst = o
 		}
 	}

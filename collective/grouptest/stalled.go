@@ -1,0 +1,66 @@
+package grouptest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/zerofleet/zerofleet/collective"
+)
+
+// testStalled has one rank come late: the others say whom they wait for, and afterwards who was the last.
+func testStalled(t *testing.T, open Open) {
+	const world, late = 3, 1
+	groups := openAll(t, open, world)
+	ctx := patient(t)
+	post := func(r int) *collective.Pending { return groups[r].AllGather(ctx, "late", buffer(world*16), buffer(16)) }
+	for r, g := range groups {
+		if s := g.Stalled(0); s != nil {
+			t.Errorf("rank %d stalls before anything was posted: %v", r, s)
+		}
+	}
+	pending := make([]*collective.Pending, world)
+	for r := range groups {
+		if r != late {
+			pending[r] = post(r)
+		}
+	}
+	for r, g := range groups {
+		if r == late {
+			continue
+		}
+		// The other one that is here may be named until its announcement has come.
+		var s *collective.StallError
+		for s == nil || len(s.Waiting) != 1 {
+			if s = g.Stalled(0); ctx.Err() != nil {
+				t.Fatalf("rank %d says %v, want that it waits for rank %d alone", r, s, late)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if w := s.Waiting[0]; w.Rank != late || w.Arrived || s.Op.Name != "late" || s.Op.Kind != collective.KindAllGather || s.Waited <= 0 {
+			t.Errorf("rank %d says %v, want that rank %d has not arrived at the all-gather", r, s, late)
+		}
+		if s := g.Stalled(patience); s != nil {
+			t.Errorf("rank %d says after less than %s: %v", r, patience, s)
+		}
+	}
+	posted := time.Now()
+	pending[late] = post(late)
+	for r, p := range pending {
+		if err := p.Wait(ctx); err != nil {
+			t.Fatalf("rank %d: %v", r, err)
+		}
+		rec := p.Record()
+		if rec.Name != "late" || rec.Ended.IsZero() || rec.Posted.After(rec.Ended) {
+			t.Errorf("rank %d: record %+v", r, rec)
+		}
+		switch waited := !rec.Arrived.IsZero(); {
+		case r == late && waited:
+			t.Errorf("rank %d was the last, and is told that it waited for rank %d", r, rec.Last)
+		case r != late && (!waited || rec.Last != late || rec.Arrived.Before(posted)):
+			t.Errorf("rank %d waited for rank %d until %s, want for rank %d after %s", r, rec.Last, rec.Arrived, late, posted)
+		}
+		if s := groups[r].Stalled(0); s != nil {
+			t.Errorf("rank %d stalls after the end: %v", r, s)
+		}
+	}
+}
