@@ -131,7 +131,7 @@ type Group interface {
 	Records() []Record
 
 	// Stalled is the operation that has made no progress for the longest, if that is more than longer, and whom it waits for;
-	// nil when all go on. It costs little, and changes nothing.
+	// nil when all go on. Of a Group that has failed it is what it was at that moment. It costs little, and changes nothing.
 	Stalled(longer time.Duration) *StallError
 
 	// Close ends the membership and every goroutine of it. What was completed here is

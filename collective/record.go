@@ -19,7 +19,7 @@ type Record struct {
 	Last    int
 	Arrived time.Time
 	Ended   time.Time // zero while the operation is in flight
-	Err    string    // "" when it is in flight or ended well
+	Err     string    // "" when it is in flight or ended well
 }
 
 // String is as in "all-gather #41 block.3 [8192 f32], finished 3s ago".

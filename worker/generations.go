@@ -308,6 +308,16 @@ func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.
 		return train.Outcome{}, err
 	}
 	defer group.Close()
+	telling, stop := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		tellStalls(telling, i.session, group)
+	}()
+	defer func() {
+		stop()
+		<-told
+	}()
 	if err := i.sort(g); err != nil {
 		return train.Outcome{}, err
 	}
@@ -474,7 +484,7 @@ func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collectiv
 	if i.began.IsZero() {
 		i.began = time.Now()
 	}
-	r := &reporter{w: i.worker, t: t, group: group, began: i.began, data: i.train, rank: group.Rank(), sent: group.Stats()}
+	r := &reporter{w: i.worker, members: g.Members, t: t, group: group, began: i.began, data: i.train, rank: group.Rank(), sent: group.Stats()}
 	r.phase("training")
 	retake := i.retake && g.Handover != nil // a state that was read from a checkpoint is in one
 	i.leaves.generation, i.leaves.open = g.Number, 0

@@ -1,6 +1,8 @@
 package grouptest
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -62,5 +64,17 @@ func testStalled(t *testing.T, open Open) {
 		if s := groups[r].Stalled(0); s != nil {
 			t.Errorf("rank %d stalls after the end: %v", r, s)
 		}
+	}
+
+	// A Group that fails because of it still says so.
+	abandoned, abandon := context.WithCancel(ctx)
+	p := groups[0].AllGather(abandoned, "later", buffer(world*16), buffer(16))
+	abandon()
+	if err := p.Wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want that it was canceled", err)
+	}
+	s := groups[0].Stalled(0)
+	if s == nil || s.Op.Name != "later" || len(s.Waiting) == 0 || s.Waiting[0].Arrived {
+		t.Errorf("after the failure: %v, want that ranks have not arrived at the all-gather", s)
 	}
 }

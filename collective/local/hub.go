@@ -135,6 +135,17 @@ func (h *hub) absent(k key) []int {
 func (h *hub) stalled(rank int, longer time.Duration) *collective.StallError {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.err == nil {
+		return h.longest(rank, longer)
+	}
+	if s := h.groups[rank].final; s != nil && s.Waited > longer {
+		return s
+	}
+	return nil
+}
+
+// longest is stalled of a group that works. The caller holds mu.
+func (h *hub) longest(rank int, longer time.Duration) *collective.StallError {
 	var worst *post
 	var who []int
 	for k, posts := range h.waiting {
@@ -176,6 +187,9 @@ func (h *hub) abandon(k key, p *post, cause error) {
 func (h *hub) fail(culprit int, err error) {
 	if h.err != nil {
 		return
+	}
+	for r, g := range h.groups {
+		g.final = h.longest(r, 0)
 	}
 	h.err, h.culprit = err, culprit
 	for _, posts := range h.waiting {

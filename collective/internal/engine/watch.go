@@ -60,6 +60,9 @@ func (e *Engine) Stalled(longer time.Duration) *collective.StallError {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.err != nil {
+		if s := e.final; s != nil && s.Waited > longer {
+			return s
+		}
 		return nil
 	}
 	if o := e.stuck(time.Now(), longer); o != nil {

@@ -719,13 +719,12 @@ func (x *RenewRequest) GetStall() *Stall {
 type Stall struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
-	// As in "all-gather #41 block.3 [8192 f32]", and the number in it.
+	// As in "all-gather #41 block.3 [8192 f32]".
 	Operation string `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`
-	Sequence  uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Since its last progress.
-	WaitedNanos int64 `protobuf:"varint,4,opt,name=waited_nanos,json=waitedNanos,proto3" json:"waited_nanos,omitempty"`
+	WaitedNanos int64 `protobuf:"varint,3,opt,name=waited_nanos,json=waitedNanos,proto3" json:"waited_nanos,omitempty"`
 	// Whom it waits for, at least one.
-	Causes        []*StallCause `protobuf:"bytes,5,rep,name=causes,proto3" json:"causes,omitempty"`
+	Causes        []*StallCause `protobuf:"bytes,4,rep,name=causes,proto3" json:"causes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -772,13 +771,6 @@ func (x *Stall) GetOperation() string {
 		return x.Operation
 	}
 	return ""
-}
-
-func (x *Stall) GetSequence() uint64 {
-	if x != nil {
-		return x.Sequence
-	}
-	return 0
 }
 
 func (x *Stall) GetWaitedNanos() int64 {
@@ -4085,15 +4077,14 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\fgossip_seeds\x18\x05 \x03(\tR\vgossipSeeds\"i\n" +
 	"\fRenewRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12)\n" +
-	"\x05stall\x18\x02 \x01(\v2\x13.zerofleet.v1.StallR\x05stall\"\xb6\x01\n" +
+	"\x05stall\x18\x02 \x01(\v2\x13.zerofleet.v1.StallR\x05stall\"\x9a\x01\n" +
 	"\x05Stall\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x1c\n" +
-	"\toperation\x18\x02 \x01(\tR\toperation\x12\x1a\n" +
-	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12!\n" +
-	"\fwaited_nanos\x18\x04 \x01(\x03R\vwaitedNanos\x120\n" +
-	"\x06causes\x18\x05 \x03(\v2\x18.zerofleet.v1.StallCauseR\x06causes\"\x83\x01\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\x12!\n" +
+	"\fwaited_nanos\x18\x03 \x01(\x03R\vwaitedNanos\x120\n" +
+	"\x06causes\x18\x04 \x03(\v2\x18.zerofleet.v1.StallCauseR\x06causes\"\x83\x01\n" +
 	"\n" +
 	"StallCause\x12\x12\n" +
 	"\x04rank\x18\x01 \x01(\rR\x04rank\x12\x16\n" +
