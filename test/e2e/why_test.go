@@ -95,3 +95,51 @@ func TestWhyOfAnEndedRun(t *testing.T) {
 		}
 	}
 }
+
+// A trace has every worker's sampled steps, with units and collectives by name, in the form that Perfetto reads.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.run("trace", "runs/job").wants(t, 2, "runs/job")
+	p.run("launch", "job.yaml", "--workers", "2").wants(t, 0)
+	p.run("trace", "runs/job", "-o", "trace.json").wants(t, 0)
+	text := p.read("trace.json")
+	if out := p.run("trace", "runs/job").wants(t, 0).out; out != text {
+		t.Errorf("standard output has %d bytes, the file %d others", len(out), len(text))
+	}
+	var events []struct {
+		Name  string `json:"name"`
+		Phase string `json:"ph"`
+		PID   int    `json:"pid"`
+		TID   int    `json:"tid"`
+		Args  struct {
+			Step int64 `json:"step"`
+		} `json:"args"`
+	}
+	if err := json.Unmarshal([]byte(text), &events); err != nil {
+		t.Fatal(err)
+	}
+	type place struct {
+		pid  int
+		step int64
+		name string
+	}
+	got := map[place]int{}
+	for _, e := range events {
+		if e.Phase == "X" {
+			got[place{e.PID, e.Args.Step, e.Name}]++
+			if (strings.HasPrefix(e.Name, "all-gather ") || strings.HasPrefix(e.Name, "reduce-scatter ")) && e.TID == 0 {
+				t.Errorf("%q is in the lane of computing", e.Name)
+			}
+		}
+	}
+	for pid := range 2 {
+		for _, step := range []int64{2, 4, 8} {
+			for _, name := range []string{fmt.Sprintf("step %d", step), "forward embed", "backward block.0", "reduce-scatter block.1", "all-gather head", "update"} {
+				if got[place{pid, step, name}] == 0 {
+					t.Errorf("worker %d has no %q in step %d", pid, name, step)
+				}
+			}
+		}
+	}
+}
