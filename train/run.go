@@ -124,9 +124,9 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			return out, err
 		}
 		// Applied and told before anything else can go wrong: a step that is in the state is in the metrics.
-		applied := t.clock.updating("update")
+		applying := t.clock.mark()
 		m, err := t.apply(c)
-		applied()
+		t.clock.updated("update", applying, time.Now())
 		if err != nil {
 			return out, err
 		}

@@ -56,14 +56,18 @@ func (c *clock) reading(since time.Time) {
 	c.span("data", since, now)
 }
 
-// updating measures what is done until the returned function is called.
-func (c *clock) updating(name string) (done func()) {
-	began, exposed := time.Now(), c.exposed
-	return func() {
-		now := time.Now()
-		c.update += now.Sub(began) - (c.exposed - exposed)
-		c.span(name, began, now)
-	}
+// mark is where a part of the update begins.
+type mark struct {
+	at      time.Time
+	exposed time.Duration
+}
+
+func (c *clock) mark() mark { return mark{time.Now(), c.exposed} }
+
+// updated notes a part of the update, but what it waited meanwhile.
+func (c *clock) updated(name string, since mark, now time.Time) {
+	c.update += now.Sub(since.at) - (c.exposed - since.exposed)
+	c.span(name, since.at, now)
 }
 
 // waited notes that this rank waited for an operation, and until when for the last rank to arrive.
