@@ -32,12 +32,16 @@ func testStalled(t *testing.T, open Open) {
 		}
 		// The other one that is here may be named until its announcement has come.
 		var s *collective.StallError
+		look := time.NewTicker(time.Millisecond)
 		for s == nil || len(s.Waiting) != 1 {
-			if s = g.Stalled(0); ctx.Err() != nil {
+			select {
+			case <-look.C:
+				s = g.Stalled(0)
+			case <-ctx.Done():
 				t.Fatalf("rank %d says %v, want that it waits for rank %d alone", r, s, late)
 			}
-			time.Sleep(time.Millisecond)
 		}
+		look.Stop()
 		if w := s.Waiting[0]; w.Rank != late || w.Arrived || s.Op.Name != "late" || s.Op.Kind != collective.KindAllGather || s.Waited <= 0 {
 			t.Errorf("rank %d says %v, want that rank %d has not arrived at the all-gather", r, s, late)
 		}
