@@ -175,7 +175,8 @@ func (s *server) workerStatus(v store.View, id string) *zerofleetv1.WorkerStatus
 	}
 	stall, times := s.board.waits(life{id, w.Incarnation}, v.Generation.Number)
 	now := s.record.now()
-	if out.Times = times; stall != nil && out.Rank >= 0 {
+	// Of a generation that is over, nobody waits any more.
+	if out.Times = times; stall != nil && out.Rank >= 0 && v.Mark.Over < v.Generation.Number {
 		out.Stall = stall.Proto(now)
 	}
 	if heard := s.suspects.heardOf(life{id, w.Incarnation}); !heard.IsZero() {

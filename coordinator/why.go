@@ -147,6 +147,13 @@ func (x *Explanation) words(s *Status) []string {
 	for _, w := range x.Waits {
 		lines = append(lines, w.String())
 	}
+	if x.State == "loading" || x.State == "recovering" {
+		for _, w := range s.GetWorkers() {
+			if p := w.GetPhase(); w.GetRank() >= 0 && (p == membership.Loading || p == membership.Recovering || p == zerofleetv1.Phase_PHASE_UNSPECIFIED) {
+				lines = append(lines, fmt.Sprintf("%s is %s", named(int(w.GetRank()), w.GetId(), w.GetPid(), w.GetHost()), PhaseName(p)))
+			}
+		}
+	}
 	if why := s.GetCheckpointFailing(); why != "" {
 		lines = append(lines, "no newer checkpoint: "+why)
 	}

@@ -92,6 +92,11 @@ func TestExplain(t *testing.T) {
 			{Step: 1, Generation: 1, Worker: "a", Seconds: map[string]float64{"compute": 1}, WaitedFor: map[string]float64{"b": 1}},
 			{Step: 2, Generation: 2, Worker: "a", Seconds: map[string]float64{"compute": 1, "exposed_communication": 3}, WaitedFor: map[string]float64{"b": 2}},
 		}, []string{"job: ended", "a step takes 4.000 s: 25 % computing, 75 % waiting...", "rank 1 (worker b, process 101 on host) holds the others up...for 50 % of each step"}},
+		{"one loads", func() *Status {
+			s := fleet("loading", 3)
+			s.Workers[1].Phase, s.Workers[2].Phase, s.Workers[2].Rank = zerofleetv1.Phase_PHASE_LOADING, zerofleetv1.Phase_PHASE_LOADING, -1
+			return s
+		}, nil, nil, []string{"job: loading", "rank 1 (worker b, process 101 on host) is loading"}},
 		{"suspended", func() *Status {
 			s := fleet("suspended", 0)
 			s.Message = "1 of 2 workers"
