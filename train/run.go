@@ -184,7 +184,7 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			if err := t.evaluate(ctx, r); err != nil {
 				return out, err
 			}
-			last = time.Now()
+			last, ck.waited = time.Now(), 0
 			measure()
 		}
 	}
