@@ -78,6 +78,7 @@ type Waiting struct {
 	// Reading is false when the rank does not take what this rank has for it.
 	Reading bool
 	Last    string        // its last known operation, as in PeerError
+	LastOp  string        // the same without when
 	Silent  time.Duration // since anything was heard from it; 0 when that is recent
 }
 

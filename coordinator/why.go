@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// stragglerShare is the share of the others' steps from which on a worker is said to hold them up. Below it ranks that
-	// compute the same are apart too.
-	stragglerShare = 0.05
+	// stragglerShare is the share of the others' steps from which on a worker is said to hold them up, stragglerLead how many
+	// times longer they wait for it than for any other. Below them ranks that compute the same are apart too.
+	stragglerShare, stragglerLead = 0.05, 2
 	// whyEvents is how many of the newest events of a run are looked at, whyCauses how many of them are told.
 	whyEvents, whyCauses = 500, 5
 )
@@ -329,6 +329,7 @@ func shares(times map[string]*zerofleetv1.StepTimes) *StepShares {
 // straggler is the worker that the others wait for the longest, if that is worth telling.
 func straggler(s *Status, times map[string]*zerofleetv1.StepTimes) *Straggler {
 	var worst *Straggler
+	var next float64 // the share of who is second
 	for _, w := range s.GetWorkers() {
 		var waited, total float64
 		for id, t := range times {
@@ -340,10 +341,21 @@ func straggler(s *Status, times map[string]*zerofleetv1.StepTimes) *Straggler {
 				total += v
 			}
 		}
-		if total <= 0 || waited/total < stragglerShare || worst != nil && waited/total <= worst.Share {
+		if total <= 0 {
 			continue
 		}
-		worst = &Straggler{Rank: int(w.GetRank()), Worker: w.GetId(), PID: w.GetPid(), Host: w.GetHost(), Share: waited / total}
+		share := waited / total
+		if worst != nil && share <= worst.Share {
+			next = max(next, share)
+			continue
+		}
+		if worst != nil {
+			next = worst.Share
+		}
+		worst = &Straggler{Rank: int(w.GetRank()), Worker: w.GetId(), PID: w.GetPid(), Host: w.GetHost(), Share: share}
+	}
+	if worst == nil || worst.Share < stragglerShare || worst.Share < stragglerLead*next {
+		return nil
 	}
 	return worst
 }

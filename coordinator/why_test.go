@@ -88,6 +88,12 @@ func TestExplain(t *testing.T) {
 			took(s, 1, 5, 1, 0.1, map[int]float64{0: 0.049})
 			return s
 		}, nil, nil, []string{"job: training", "a step takes 1.000 s: 90 % computing...", "nobody waits for a worker that is late, and nothing has gone wrong"}},
+		{"all are apart", func() *Status {
+			s := fleet("training", 2)
+			took(s, 0, 5, 1, 0.5, map[int]float64{1: 0.3})
+			took(s, 1, 5, 1, 0.5, map[int]float64{0: 0.16})
+			return s
+		}, nil, nil, []string{"job: training", "a step takes 1.000 s: 50 % computing...", "nobody waits for a worker that is late, and nothing has gone wrong"}},
 		{"nothing is left but the record", func() *Status { return fleet("ended", 2) }, nil, []stepJSON{
 			{Step: 1, Generation: 1, Worker: "a", Seconds: map[string]float64{"compute": 1}, WaitedFor: map[string]float64{"b": 1}},
 			{Step: 2, Generation: 2, Worker: "a", Seconds: map[string]float64{"compute": 1, "exposed_communication": 3}, WaitedFor: map[string]float64{"b": 2}},

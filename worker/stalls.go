@@ -40,7 +40,7 @@ func stallOf(s *collective.StallError, generation uint64, now time.Time) *member
 	}
 	out := &membership.Stall{Generation: generation, Operation: s.Op.String(), Since: now.Add(-s.Waited)}
 	for _, w := range s.Waiting {
-		out.Causes = append(out.Causes, membership.StallCause{Rank: w.Rank, Worker: w.ID, What: w.What(), Last: w.Last, Silent: w.Silent})
+		out.Causes = append(out.Causes, membership.StallCause{Rank: w.Rank, Worker: w.ID, What: w.What(), Last: w.LastOp, Silent: w.Silent})
 	}
 	return out
 }

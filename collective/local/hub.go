@@ -162,7 +162,7 @@ func (h *hub) longest(rank int, longer time.Duration) *collective.StallError {
 	for _, r := range who {
 		w := collective.Waiting{Rank: r, Reading: true}
 		if last, ok := h.groups[r].recorder.Last(); ok {
-			w.Last = last.String()
+			w.Last, w.LastOp = last.String(), last.Op.String()
 		}
 		s.Waiting = append(s.Waiting, w)
 	}

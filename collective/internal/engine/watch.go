@@ -103,6 +103,9 @@ func (e *Engine) stall(o *op) *collective.StallError {
 	s := &collective.StallError{Op: o.Op, Waited: time.Since(e.lastProgress(o))}
 	add := func(p *peer, arrived, reading bool) {
 		w := collective.Waiting{Rank: p.rank, ID: p.id, Arrived: arrived, Reading: reading, Last: p.last.String()}
+		if p.last.known {
+			w.LastOp = p.last.op.String()
+		}
 		if silent := time.Since(p.heard); silent > 3*min(maxBeat, e.cfg.Deadline/8) {
 			w.Silent = silent
 		}
