@@ -78,7 +78,19 @@ type Waiting struct {
 	// Reading is false when the rank does not take what this rank has for it.
 	Reading bool
 	Last    string        // its last known operation, as in PeerError
+	LastOp  string        // the same without when
 	Silent  time.Duration // since anything was heard from it; 0 when that is recent
+}
+
+// What says what the rank does not do: "has not arrived at", before the operation.
+func (w Waiting) What() string {
+	switch {
+	case !w.Arrived:
+		return "has not arrived at"
+	case !w.Reading:
+		return "does not read its part of"
+	}
+	return "does not finish its part of"
 }
 
 func (e *StallError) Error() string {
@@ -91,14 +103,7 @@ func (e *StallError) Error() string {
 		if w.ID != "" {
 			fmt.Fprintf(&b, " (%s)", w.ID)
 		}
-		switch {
-		case !w.Arrived:
-			fmt.Fprintf(&b, " has not arrived at %s", e.Op)
-		case !w.Reading:
-			fmt.Fprintf(&b, " does not read its part of %s", e.Op)
-		default:
-			fmt.Fprintf(&b, " does not finish its part of %s", e.Op)
-		}
+		fmt.Fprintf(&b, " %s %s", w.What(), e.Op)
 		if w.Last != "" {
 			fmt.Fprintf(&b, ": its last operation was %s", w.Last)
 		} else {

@@ -18,6 +18,7 @@ package collective
 
 import (
 	"context"
+	"time"
 
 	"github.com/zerofleet/zerofleet/kernels"
 )
@@ -128,6 +129,10 @@ type Group interface {
 	// Records is a copy of the flight recorder: the last MaxRecords operations in the
 	// order they were posted.
 	Records() []Record
+
+	// Stalled is the operation that has made no progress for the longest, if that is more than longer, and whom it waits for;
+	// nil when all go on. Of a Group that has failed it is what it was at that moment. It costs little, and changes nothing.
+	Stalled(longer time.Duration) *StallError
 
 	// Close ends the membership and every goroutine of it. What was completed here is
 	// delivered to the peers first, as long as they live; what is pending fails with

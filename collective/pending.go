@@ -11,6 +11,7 @@ type Pending struct {
 	done chan struct{}
 	once sync.Once
 	err  error // written once, before done is closed
+	rec  Record
 }
 
 // NewPending returns a Pending and the function that completes it. The function's first
@@ -24,6 +25,13 @@ func NewPending() (*Pending, func(error)) {
 		})
 	}
 }
+
+// Note keeps what the flight recorder says of the operation, before it completes. It is for transports.
+func (p *Pending) Note(r Record) { p.rec = r }
+
+// Record is what the flight recorder says of the operation that has completed: Done is closed. It is zero when that has
+// been overwritten, or when the operation never began.
+func (p *Pending) Record() Record { return p.rec }
 
 // Completed returns a Pending that is done already, with err or nil.
 func Completed(err error) *Pending {

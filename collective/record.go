@@ -14,8 +14,12 @@ const MaxRecords = 256
 type Record struct {
 	Op
 	Posted time.Time
-	Ended  time.Time // zero while the operation is in flight
-	Err    string    // "" when it is in flight or ended well
+	// Last is the rank that announced the operation last, and Arrived when, if this rank waited for that: Arrived is zero when
+	// it was itself the last.
+	Last    int
+	Arrived time.Time
+	Ended   time.Time // zero while the operation is in flight
+	Err     string    // "" when it is in flight or ended well
 }
 
 // String is as in "all-gather #41 block.3 [8192 f32], finished 3s ago".
@@ -67,19 +71,31 @@ func (r *Recorder) Begin(op Op) uint64 {
 	return t
 }
 
-// End records that the operation ended now, with err or nil. A record that was overwritten
-// since stays as it is.
-func (r *Recorder) End(ticket uint64, err error) {
+// Arrive records that another rank announced the operation now, the last so far.
+func (r *Recorder) Arrive(ticket uint64, rank int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.next-ticket > MaxRecords {
 		return
 	}
 	rec := &r.ring[ticket%MaxRecords]
+	rec.Last, rec.Arrived = rank, time.Now()
+}
+
+// End records that the operation ended now, with err or nil, and returns its record. One that was overwritten since stays
+// as it is, and is returned as zero.
+func (r *Recorder) End(ticket uint64, err error) Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.next-ticket > MaxRecords {
+		return Record{}
+	}
+	rec := &r.ring[ticket%MaxRecords]
 	rec.Ended = time.Now()
 	if err != nil {
 		rec.Err = err.Error()
 	}
+	return *rec
 }
 
 // Records is a copy of what is kept, oldest first.

@@ -17,10 +17,48 @@ type board struct {
 	mu      sync.Mutex
 	states  map[string]store.State
 	waiting string // why the run is suspended; "": it is not
+	stalls  map[life]*membership.Stall
+	times   map[life]*stepWindow
+}
+
+// windowSteps is over how many of its newest steps a worker's times are summed.
+const windowSteps = 20
+
+// stepWindow is a worker's newest steps in one generation.
+type stepWindow struct{ lines []*membership.StepLine }
+
+func (w *stepWindow) add(l *membership.StepLine) {
+	if n := len(w.lines); n > 0 {
+		switch newest := w.lines[n-1]; {
+		case l.GetGeneration() != newest.GetGeneration():
+			w.lines = nil
+		case l.GetStep() <= newest.GetStep(): // told again
+			return
+		}
+	}
+	w.lines = append(w.lines, l)
+	w.lines = w.lines[max(0, len(w.lines)-windowSteps):]
+}
+
+// sum is nil of no steps.
+func (w *stepWindow) sum() *zerofleetv1.StepTimes {
+	if w == nil || len(w.lines) == 0 {
+		return nil
+	}
+	t := &zerofleetv1.StepTimes{Steps: uint32(len(w.lines)), Seconds: map[string]float64{}, WaitedFor: map[string]float64{}}
+	for _, l := range w.lines {
+		for k, v := range l.GetSeconds() {
+			t.Seconds[k] += v
+		}
+		for k, v := range l.GetWaitedFor() {
+			t.WaitedFor[k] += v
+		}
+	}
+	return t
 }
 
 func newBoard(known map[string]store.State) *board {
-	return &board{states: maps.Clone(known)}
+	return &board{states: maps.Clone(known), stalls: map[life]*membership.Stall{}, times: map[life]*stepWindow{}}
 }
 
 // put takes what a worker tells and says whether it is more than the step that has changed.
@@ -34,6 +72,40 @@ func (b *board) put(id string, incarnation uint64, told *zerofleetv1.WorkerState
 	}
 	b.states[id] = now
 	return now, was.Incarnation != now.Incarnation || was.Phase != now.Phase || was.Message != now.Message || !maps.Equal(was.MemoryBytes, now.MemoryBytes)
+}
+
+// stalled keeps what a worker waits for in vain; nil: nothing.
+func (b *board) stalled(of life, s *membership.Stall) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s == nil {
+		delete(b.stalls, of)
+		return
+	}
+	b.stalls[of] = s
+}
+
+// stepped keeps how long a worker's step took.
+func (b *board) stepped(of life, l *membership.StepLine) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.times[of]
+	if w == nil {
+		w = &stepWindow{}
+		b.times[of] = w
+	}
+	w.add(l)
+}
+
+// waits is what a worker waits for in vain in a generation, and where the time of its newest steps went; nil: nothing.
+func (b *board) waits(of life, generation uint64) (*membership.Stall, *zerofleetv1.StepTimes) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.stalls[of]
+	if s != nil && s.Generation != generation {
+		s = nil
+	}
+	return s, b.times[of].sum()
 }
 
 // suspends keeps whether the run is suspended, and why, and says whether it was.
@@ -100,6 +172,15 @@ func (s *server) workerStatus(v store.View, id string) *zerofleetv1.WorkerStatus
 	}
 	if st.Incarnation == w.Incarnation {
 		out.Phase, out.Message, out.Step, out.MemoryBytes = st.Phase, st.Message, st.Step, st.MemoryBytes
+	}
+	stall, times := s.board.waits(life{id, w.Incarnation}, v.Generation.Number)
+	now := s.record.now()
+	// Of a generation that is over, nobody waits any more.
+	if out.Times = times; stall != nil && out.Rank >= 0 && v.Mark.Over < v.Generation.Number {
+		out.Stall = stall.Proto(now)
+	}
+	if heard := s.suspects.heardOf(life{id, w.Incarnation}); !heard.IsZero() {
+		out.SilentNanos = int64(now.Sub(heard))
 	}
 	switch f, finished := v.Finished[id]; {
 	case finished && f.Incarnation == w.Incarnation:

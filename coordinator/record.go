@@ -66,6 +66,11 @@ type stepJSON struct {
 	Skipped         bool              `json:"skipped,omitempty"`
 	TierBytes       map[string]int64  `json:"tier_bytes,omitempty"`
 	SentBytes       map[string]uint64 `json:"sent_bytes,omitempty"` // by the worker whose line it is, by operation
+	// Where the time since the step before went at that worker, and how much of its exposed communication went by until each
+	// other worker, the last one, had arrived.
+	Seconds   map[string]float64 `json:"seconds,omitempty"`
+	WaitedFor map[string]float64 `json:"waited_for_seconds,omitempty"`
+	Worker    string             `json:"worker,omitempty"`
 }
 
 // eventJSON is a line of events.jsonl.
@@ -221,7 +226,7 @@ func stepLine(l *membership.StepLine) stepJSON {
 		committed = time.Unix(0, n)
 	}
 	return stepJSON{
-		Time: committed, SentBytes: l.GetSentBytes(),
+		Time: committed, SentBytes: l.GetSentBytes(), Seconds: l.GetSeconds(), WaitedFor: l.GetWaitedFor(), Worker: l.GetWorker(),
 		Step: l.GetStep(), Loss: number(l.GetLoss()), LearningRate: number(l.GetLearningRate()), GradNorm: number(l.GetGradNorm()),
 		Tokens: l.GetTokens(), LossTokens: l.GetLossTokens(), TokensPerSecond: number(l.GetTokensPerSecond()),
 		WorldSize: l.GetWorldSize(), Generation: l.GetGeneration(), OptimizerStep: l.GetOptimizerStep(),
@@ -347,7 +352,7 @@ func (r *record) progress() (*membership.StepLine, *membership.EvaluationLine) {
 			committed = s.Time.UnixNano()
 		}
 		return &membership.StepLine{
-			UnixNanos: committed, SentBytes: s.SentBytes,
+			UnixNanos: committed, SentBytes: s.SentBytes, Seconds: s.Seconds, WaitedFor: s.WaitedFor, Worker: s.Worker,
 			Step: s.Step, Loss: float64(s.Loss), LearningRate: float64(s.LearningRate), GradNorm: float64(s.GradNorm), Tokens: s.Tokens,
 			LossTokens: s.LossTokens, TokensPerSecond: float64(s.TokensPerSecond), WorldSize: s.WorldSize, Generation: s.Generation,
 			OptimizerStep: s.OptimizerStep, Epoch: float64(s.Epoch), TotalSteps: s.TotalSteps, TierBytes: s.TierBytes,

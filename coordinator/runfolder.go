@@ -19,7 +19,7 @@ import (
 //	metrics.jsonl        a line per committed step
 //	events.jsonl         a line per event
 //	tensorboard/         the numbers as TensorBoard reads them, unless log.tensorboard is false
-//	logs/                worker-<id>.log, worker-<id>.leaves (what it computed), coordinator.log, etcd.log
+//	logs/                worker-<id>.log, worker-<id>.leaves (what it computed), worker-<id>.trace.jsonl (what sampled steps did), coordinator.log, etcd.log
 //	checkpoints/         the checkpoint store, unless the job puts it elsewhere
 //	model/               the result
 //	etcd/                the membership's data, mode 0700

@@ -235,9 +235,13 @@ func validID(id string) error {
 }
 
 func (s *server) Renew(ctx context.Context, r *zerofleetv1.RenewRequest) (*zerofleetv1.RenewResponse, error) {
-	s.suspects.hears(life{r.GetWorker().GetId(), r.GetWorker().GetIncarnation()}, time.Now())
-	err := s.store.Renew(ctx, r.GetWorker().GetId(), r.GetWorker().GetIncarnation(), leaseTTL)
-	return &zerofleetv1.RenewResponse{}, err
+	of, now := life{r.GetWorker().GetId(), r.GetWorker().GetIncarnation()}, time.Now()
+	s.suspects.hears(of, now)
+	if err := s.store.Renew(ctx, of.id, of.incarnation, leaseTTL); err != nil {
+		return nil, err
+	}
+	s.board.stalled(of, membership.StallFromProto(r.GetStall(), now))
+	return &zerofleetv1.RenewResponse{}, nil
 }
 
 // caller is the registration of who calls; a fenced one is refused.
@@ -338,6 +342,9 @@ func (s *server) Report(ctx context.Context, r *zerofleetv1.ReportRequest) (*zer
 		return nil, err
 	}
 	for _, e := range r.GetEntries() {
+		if l := e.GetStep(); l != nil {
+			s.board.stepped(life{w.ID, w.Incarnation}, l)
+		}
 		if st := e.GetState(); st != nil {
 			if err := s.state(ctx, w, st); err != nil {
 				return nil, err

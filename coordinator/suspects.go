@@ -127,6 +127,16 @@ func (s *suspects) hears(l life, now time.Time) {
 	s.heard[l] = now
 }
 
+// heardOf is when a worker has called last; zero: it has not called this coordinator.
+func (s *suspects) heardOf(l life) time.Time {
+	if s == nil { // of a folder without a coordinator
+		return time.Time{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heard[l]
+}
+
 // accuse notes an accusation, and says whether it is new.
 func (s *suspects) accuse(of life, a accusation) (fresh bool) {
 	s.mu.Lock()

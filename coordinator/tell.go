@@ -26,7 +26,14 @@ func (r *reconciler) tells(v store.View) {
 	}
 	if v.Mark.Over > over {
 		number := fmt.Sprint(v.Mark.Over)
-		r.record.event("generation_over", fmt.Sprintf("generation %s is over", number), v.Mark.Why, map[string]string{"generation": number})
+		fields := map[string]string{"generation": number}
+		if was := v; g.Number == v.Mark.Over {
+			was.Mark.Over = 0
+			if waits := heldUp(r.server.status(was)); len(waits) > 0 {
+				fields["stalled"] = waits[0].String()
+			}
+		}
+		r.record.event("generation_over", fmt.Sprintf("generation %s is over", number), v.Mark.Why, fields)
 	}
 	if v.Mark.Settled > settled {
 		r.tellSettled(v)

@@ -52,6 +52,8 @@ type Session struct {
 	memory      memory
 	changed     chan struct{} // closed, and replaced, when generation or mark changes
 	err         error
+	stall       *Stall        // told with each renewal; nil: none
+	renewNow    chan struct{} // holds one token when a renewal is not to wait for its time
 }
 
 // Register makes this process the living incarnation of worker r.ID. It waits for the coordinator until ctx ends, and
@@ -84,7 +86,7 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 		client: c, id: &zerofleetv1.Identity{Id: reply.GetId(), Incarnation: reply.GetIncarnation()}, lease: lease,
 		gossip:  Gossip{Key: reply.GetGossipKey(), Seeds: reply.GetGossipSeeds()},
 		reports: newQueue(), disturb: r.Disturb, stop: stop, done: make(chan struct{}), changed: make(chan struct{}),
-		memory: newMemory(request),
+		memory: newMemory(request), renewNow: make(chan struct{}, 1),
 	}
 	s.goroutines.Go(func() { s.renew(run) })
 	s.goroutines.Go(func() { s.watch(run) })
@@ -355,7 +357,7 @@ func (s *Session) renew(ctx context.Context) {
 	defer every.Stop()
 	for {
 		err := s.client.call(ctx, s.lease/3, func(ctx context.Context, c zerofleetv1.ControlClient) error {
-			_, err := c.Renew(ctx, &zerofleetv1.RenewRequest{Worker: s.id})
+			_, err := c.Renew(ctx, &zerofleetv1.RenewRequest{Worker: s.id, Stall: s.stalled()})
 			return err
 		})
 		if err != nil {
@@ -364,6 +366,7 @@ func (s *Session) renew(ctx context.Context) {
 		}
 		select {
 		case <-every.C:
+		case <-s.renewNow:
 		case <-ctx.Done():
 			return
 		}

@@ -76,6 +76,7 @@ type history struct {
 	resume    *checkpoint.Manifest
 	every     int64
 	retry     time.Duration
+	traced    func(rank int, step int64, spans []train.Span)
 	// manual replaces Run.
 	manual func(context.Context, *train.Trainer, *data.Dataset) error
 }
@@ -238,6 +239,10 @@ func (h history) rank(ctx context.Context, files string, g collective.Group, res
 		return h.manual(ctx, t, ds)
 	}
 	rank0 := g.Rank() == 0
+	var traced func(int64, []train.Span)
+	if h.traced != nil {
+		traced = func(step int64, spans []train.Span) { h.traced(g.Rank(), step, spans) }
+	}
 	out, err := t.Run(ctx, train.Run{
 		Data: ds, Eval: eval, EvalEvery: h.evalEvery, Store: h.store, CheckpointEvery: h.every, CheckpointRetry: h.retry, CheckpointOnStop: true, StopAt: h.stopAt,
 		Manifest:    checkpoint.Manifest{Job: "test", Fingerprint: "none", Model: []byte("{}")},
@@ -248,6 +253,7 @@ func (h history) rank(ctx context.Context, files string, g collective.Group, res
 			return err
 		},
 		Troubled: func(int64, error, bool) {},
+		Traced:   traced,
 		Committed: func(r train.StepReport) {
 			if rank0 {
 				res.reports = append(res.reports, r)

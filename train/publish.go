@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/kernels"
@@ -13,6 +14,8 @@ import (
 // publish makes what the next forward computes with from the masters, rounded to wire.parameters: after an update, a
 // start or a restore alike. At stages 0 to 2 it rebuilds the whole parameters; at stage 3 the parts that peers gather.
 func (t *Trainer) publish(ctx context.Context) error {
+	publishing := t.clock.mark()
+	defer func() { t.clock.updated("publish", publishing, time.Now()) }()
 	for i := range t.units {
 		if i == len(t.units)/2 {
 			fault.At(fault.InPublish, t.step)
@@ -61,7 +64,7 @@ func (t *Trainer) publishUnit(ctx context.Context, u *unit) error {
 	if err != nil {
 		return err
 	}
-	if err := t.group.AllGather(ctx, "update "+u.Name, dst, part).Wait(ctx); err != nil {
+	if err := t.wait(ctx, t.group.AllGather(ctx, "update "+u.Name, dst, part)); err != nil {
 		return err
 	}
 	if wire == u.whole {

@@ -60,21 +60,21 @@ func (t *Trainer) shipped(ctx context.Context) error {
 	way := t.shipping
 	t.shipping = shipment{}
 	t.at(fault.InShip)
-	if err := waitAll(ctx, way.received); err != nil {
+	if err := t.waitAll(ctx, way.received); err != nil {
 		return fmt.Errorf("take the gradient of rank %d: %w", ward, err)
 	}
 	one := []byte{1}
 	receipt := collective.Buffer{Bytes: make([]byte, 1), Type: kernels.U8}
 	given := t.group.Send(ctx, "receipt", ward, collective.Buffer{Bytes: one, Type: kernels.U8})
-	if err := t.group.Recv(ctx, "receipt", buddy, receipt).Wait(ctx); err != nil {
+	if err := t.wait(ctx, t.group.Recv(ctx, "receipt", buddy, receipt)); err != nil {
 		return fmt.Errorf("wait for the receipt of rank %d: %w", buddy, err)
 	}
-	return waitAll(ctx, append(way.sent, given))
+	return t.waitAll(ctx, append(way.sent, given))
 }
 
-func waitAll(ctx context.Context, all []*collective.Pending) error {
+func (t *Trainer) waitAll(ctx context.Context, all []*collective.Pending) error {
 	for _, p := range all {
-		if err := p.Wait(ctx); err != nil {
+		if err := t.wait(ctx, p); err != nil {
 			return err
 		}
 	}

@@ -28,9 +28,11 @@ type Run struct {
 	StopReason       func() StopReason   // whether this rank wants to stop
 	Commit           CommitManifest
 	// Troubled hears that a checkpoint has failed and is tried again; first: of this rank's tries. Other goroutines call it.
-	Troubled            func(step int64, err error, first bool)
-	Computed            func(step int64, leaf int) // this rank has computed a leaf of an open step; nil: nobody asks
-	Committed           func(StepReport)
+	Troubled  func(step int64, err error, first bool)
+	Computed  func(step int64, leaf int) // this rank has computed a leaf of an open step; nil: nobody asks
+	Committed func(StepReport)
+	// Traced hears what a sampled step did, after Committed. nil: no step is sampled.
+	Traced              func(step int64, spans []Span)
 	Evaluated           func(step int64, e Evaluation)
 	Phase               func(phase string)
 	EvaluateBeforeFirst bool
@@ -43,7 +45,7 @@ type StepReport struct {
 	Metrics
 	Tokens  int           // of the global batch, counting in the loss or not
 	Elapsed time.Duration // since the commit before
-	Waited  time.Duration // of Elapsed, for checkpoints
+	Timeline
 }
 
 // Outcome says how a run ended without an error.
@@ -88,12 +90,16 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 	}
 	handled := r.Handled
 	last := time.Now()
+	measure := func() { t.clock.start(t.world, r.Traced != nil && sampled(t.step+1)) }
+	measure()
 	for {
 		if r.StopAt > 0 && t.step >= r.StopAt {
 			out = Outcome{Step: t.step, Reason: fmt.Sprintf("stopped at step %d as asked", t.step)}
 			break
 		}
+		reading := time.Now()
 		batch, err := stream.Next(ctx)
+		t.clock.reading(reading)
 		if errors.Is(err, io.EOF) {
 			out = Outcome{Step: t.step, Done: true, Reason: "all steps done"}
 			break
@@ -118,13 +124,20 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			return out, err
 		}
 		// Applied and told before anything else can go wrong: a step that is in the state is in the metrics.
+		applying := t.clock.mark()
 		m, err := t.apply(c)
+		t.clock.updated("update", applying, time.Now())
 		if err != nil {
 			return out, err
 		}
 		now := time.Now()
-		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last), Waited: ck.waited})
+		r.Committed(StepReport{Metrics: m, Tokens: batch.Tokens, Elapsed: now.Sub(last), Timeline: t.clock.timeline(now.Sub(last), ck.waited)})
+		if t.clock.sampling {
+			t.clock.span(fmt.Sprintf("step %d", t.step), last, now)
+			r.Traced(t.step, t.clock.spans)
+		}
 		last, ck.waited = now, 0
+		measure()
 		if m.Updated {
 			if err := t.publish(ctx); err != nil {
 				return out, err
@@ -171,7 +184,8 @@ func (t *Trainer) Run(ctx context.Context, r Run) (out Outcome, err error) {
 			if err := t.evaluate(ctx, r); err != nil {
 				return out, err
 			}
-			last = time.Now()
+			last, ck.waited = time.Now(), 0
+			measure()
 		}
 	}
 	r.Phase("checkpointing")

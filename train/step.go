@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"sync/atomic"
+	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/data"
@@ -59,7 +60,7 @@ func (t *Trainer) agree(ctx context.Context, rec Record) (Commit, error) {
 	if err != nil {
 		return Commit{}, err
 	}
-	all, err := t.group.Exchange(ctx, b)
+	all, err := t.exchange(ctx, b)
 	if err != nil {
 		return Commit{}, fmt.Errorf("exchange records of step %d: %w", rec.Step, err)
 	}
@@ -83,7 +84,9 @@ func (t *Trainer) leaves(ctx context.Context, leaves Leaves) (Record, error) {
 		leaf := first + t.rank
 		have := leaf < leaves.Count
 		if have {
+			reading := time.Now()
 			batch, err := leaves.Leaf(leaf)
+			t.clock.reading(reading)
 			if err != nil {
 				return rec, fmt.Errorf("leaf %d: %w", leaf, err)
 			}
@@ -163,6 +166,7 @@ func (t *Trainer) run(ctx context.Context, actions []shard.Action, r round) erro
 	for _, a := range actions {
 		u := &t.units[a.Unit]
 		var err error
+		began := time.Now()
 		switch a.Do {
 		case shard.Gather:
 			err = t.gather(ctx, a.Unit)
@@ -181,6 +185,9 @@ func (t *Trainer) run(ctx context.Context, actions []shard.Action, r round) erro
 		}
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", a.Do, u.Name, err)
+		}
+		if t.clock.sampling && a.Do != shard.Await && (r.have || a.Do == shard.Reduce) {
+			t.clock.span(fmt.Sprintf("%s %s", a.Do, u.Name), began, time.Now())
 		}
 	}
 	return nil
@@ -218,7 +225,7 @@ func (t *Trainer) gather(ctx context.Context, unit int) error {
 
 func (t *Trainer) awaitGather(ctx context.Context, unit int) error {
 	u, s := &t.units[unit], t.slotOf(unit)
-	if err := s.gathering.Wait(ctx); err != nil {
+	if err := t.wait(ctx, s.gathering); err != nil {
 		return err
 	}
 	if s.params == s.wire {
@@ -285,7 +292,7 @@ func (t *Trainer) awaitReduction(ctx context.Context, s *slot) error {
 	if s.reducing == nil {
 		return nil
 	}
-	err := s.reducing.Wait(ctx)
+	err := t.wait(ctx, s.reducing)
 	s.reducing = nil
 	if err == nil && s.last {
 		err = t.ship(ctx, s.reduces)
@@ -319,7 +326,7 @@ func (t *Trainer) gatherGradients(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := t.group.AllGather(ctx, "gradient "+u.Name, dst, part).Wait(ctx); err != nil {
+		if err := t.wait(ctx, t.group.AllGather(ctx, "gradient "+u.Name, dst, part)); err != nil {
 			return fmt.Errorf("gather gradient of %s: %w", u.Name, err)
 		}
 	}

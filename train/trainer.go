@@ -48,6 +48,7 @@ type Trainer struct {
 	cursor, next checkpoint.Cursor
 	computed     func(step int64, leaf int) // see Run
 	shipping     shipment
+	clock        clock
 }
 
 // New takes the memory of rank group.Rank() and leaves the state zero: Init, Restore or TakeOver fills it. Close frees it,

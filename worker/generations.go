@@ -38,6 +38,7 @@ type incarnation struct {
 	announced  bool                // the fingerprint, with the first generation
 	began      time.Time           // the first training
 	leaves     *leaves
+	traces     *traces
 	settled    *state // of the newest settled generation, nil before the first
 	unsettled  *state // built, and not known to be settled
 	unsaved    int    // how often in a row the state could not be saved
@@ -64,7 +65,7 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 	w.session.ReportState(membership.Loading, "", 0, nil)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log)}
+	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log), traces: openTraces(w.runDir, w.session.ID(), w.o.Log)}
 	fenced := make(chan struct{})
 	defer func() { <-fenced }()
 	var training atomic.Bool
@@ -196,7 +197,7 @@ func (i *incarnation) load(ctx context.Context) (err error) {
 }
 
 func (i *incarnation) close() error {
-	errs := []error{i.release(), i.leaves.close()}
+	errs := []error{i.release(), i.leaves.close(), i.traces.close()}
 	if i.backend != nil {
 		errs = append(errs, i.backend.Close())
 	}
@@ -308,6 +309,16 @@ func (i *incarnation) take(ctx context.Context, g membership.Generation) (train.
 		return train.Outcome{}, err
 	}
 	defer group.Close()
+	telling, stop := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		tellStalls(telling, i.session, group)
+	}()
+	defer func() {
+		stop()
+		<-told
+	}()
 	if err := i.sort(g); err != nil {
 		return train.Outcome{}, err
 	}
@@ -474,7 +485,7 @@ func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collectiv
 	if i.began.IsZero() {
 		i.began = time.Now()
 	}
-	r := &reporter{w: i.worker, t: t, group: group, began: i.began, data: i.train, rank: group.Rank(), sent: group.Stats()}
+	r := &reporter{w: i.worker, members: g.Members, t: t, group: group, began: i.began, data: i.train, rank: group.Rank(), sent: group.Stats()}
 	r.phase("training")
 	retake := i.retake && g.Handover != nil // a state that was read from a checkpoint is in one
 	i.leaves.generation, i.leaves.open = g.Number, 0
@@ -485,6 +496,7 @@ func (i *incarnation) run(ctx context.Context, t *train.Trainer, group collectiv
 		StopAt: i.stopAt, Manifest: i.manifest, Handled: g.Handled,
 		Instruction: r.instruction, StopReason: r.stopReason, Commit: i.commit,
 		Computed:  i.leaves.computed,
+		Traced:    func(step int64, spans []train.Span) { i.traces.write(g.Number, group.Rank(), step, spans) },
 		Committed: func(s train.StepReport) { i.leaves.committed(s.Step); r.committed(s) }, Evaluated: r.evaluated, Phase: r.phase,
 	})
 	i.retake = out.Unfinished

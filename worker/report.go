@@ -16,13 +16,14 @@ import (
 
 // reporter tells the coordinator what the training does. Every rank tells of every step: the coordinator keeps each once.
 type reporter struct {
-	w     *worker
-	t     *train.Trainer
-	group collective.Group
-	data  *data.Dataset
-	rank  int
-	began time.Time
-	sent  collective.Stats // at the last step
+	w       *worker
+	members []membership.Member // of the generation, by rank
+	t       *train.Trainer
+	group   collective.Group
+	data    *data.Dataset
+	rank    int
+	began   time.Time
+	sent    collective.Stats // at the last step
 }
 
 var phases = map[string]membership.Phase{
@@ -66,8 +67,26 @@ func (r *reporter) committed(s train.StepReport) {
 		Tokens: uint64(s.Tokens), LossTokens: s.LossTokens, TokensPerSecond: float64(s.Tokens) / s.Elapsed.Seconds(),
 		WorldSize: uint32(r.group.Size()), Generation: r.group.Generation(), TierBytes: map[string]int64{"host": held},
 		Skipped: !s.Updated, TotalSteps: uint64(r.data.Steps()), UnixNanos: time.Now().UnixNano(), SentBytes: r.sentBytes(),
+		Worker: r.w.session.ID(), Seconds: secondsOf(s.Timeline), WaitedFor: r.waitedFor(s.Late),
 	})
 	r.w.session.ReportState(membership.Training, "", s.Step, nil)
+}
+
+// secondsOf is where a step's time went.
+func secondsOf(t train.Timeline) map[string]float64 {
+	return map[string]float64{"data": t.Data.Seconds(), "compute": t.Compute.Seconds(), "exposed_communication": t.Exposed.Seconds(),
+		"update": t.Update.Seconds(), "checkpoint": t.Checkpoint.Seconds()}
+}
+
+// waitedFor is how long a step waited for workers that arrived last.
+func (r *reporter) waitedFor(late []time.Duration) map[string]float64 {
+	out := map[string]float64{}
+	for rank, d := range late {
+		if d > 0 {
+			out[r.members[rank].ID] = d.Seconds()
+		}
+	}
+	return out
 }
 
 // sentBytes is what this rank has sent since it was last asked, by operation.

@@ -48,7 +48,7 @@ func waits(ctx context.Context, t io.Writer, dir string, rounds int, shapes []sh
 			}
 			steps = append(steps, r.Elapsed.Seconds())
 			if (r.Step-1)%3 == 0 { // the one after a checkpoint was begun
-				waited = append(waited, r.Waited.Seconds())
+				waited = append(waited, r.Checkpoint.Seconds())
 			}
 		}
 		var elems int64

@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	root.SetErr(errs)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.AddCommand(
-		launchCommand(), planCommand(), statusCommand(), hashCommand(), checkpointsCommand(), exportCommand(),
+		launchCommand(), planCommand(), statusCommand(), whyCommand(), traceCommand(), hashCommand(), checkpointsCommand(), exportCommand(),
 		dataCommand(), generateCommand(), chaosCommand(), checkpointCommand(), cancelCommand(), resizeCommand(), suspendCommand(), resumeCommand(), schemaCommand(), versionCommand(),
 	)
 	err := root.ExecuteContext(ctx)

@@ -55,6 +55,7 @@ func Run(t *testing.T, open Open, worlds ...int) {
 		"Cancel":     testCancel,
 		"PeerCloses": testPeerCloses,
 		"FoldFails":  testFoldFails,
+		"Stalled":    testStalled,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open) })
 	}

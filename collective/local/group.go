@@ -7,6 +7,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/check"
@@ -23,6 +24,7 @@ type group struct {
 	seq    map[order]uint64 // last assigned
 	stats  collective.Stats
 	closed bool
+	final  *collective.StallError // what was stalled when the group failed, nil for nothing
 }
 
 // New makes the Groups of n ranks of generation 1, n at least 1. Each must be closed; the
@@ -50,6 +52,11 @@ func NewGeneration(n int, generation uint64) []collective.Group {
 func (g *group) Rank() int          { return g.rank }
 func (g *group) Size() int          { return len(g.hub.groups) }
 func (g *group) Generation() uint64 { return g.generation }
+
+// Stalled is collective.Group's.
+func (g *group) Stalled(longer time.Duration) *collective.StallError {
+	return g.hub.stalled(g.rank, longer)
+}
 
 // Share is collective.Group's: goroutines share all memory.
 func (g *group) Share([]byte, int) error { return nil }

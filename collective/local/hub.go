@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
 )
@@ -31,6 +32,8 @@ type post struct {
 	args     args
 	ticket   uint64
 	unwatch  func() bool // stops watching the context
+	begun    time.Time
+	pending  *collective.Pending
 	complete func(error)
 }
 
@@ -65,10 +68,13 @@ func (h *hub) post(ctx context.Context, g *group, o order, op collective.Op, a a
 	defer h.mu.Unlock()
 	g.seq[o]++
 	op.Seq = g.seq[o]
-	p := &post{op: op, rank: g.rank, args: a, ticket: g.recorder.Begin(op), complete: complete, unwatch: func() bool { return true }}
+	p := &post{op: op, rank: g.rank, args: a, ticket: g.recorder.Begin(op), begun: time.Now(), pending: pending, complete: complete, unwatch: func() bool { return true }}
 	if h.err != nil || g.closed {
 		h.finish(p, h.errFor(g.rank))
 		return pending
+	}
+	for _, q := range h.waiting[key{o, op.Seq}] {
+		h.groups[q.rank].recorder.Arrive(q.ticket, g.rank)
 	}
 	k := key{o, op.Seq}
 	posts := append(h.waiting[k], p)
@@ -125,6 +131,44 @@ func (h *hub) absent(k key) []int {
 	return ranks
 }
 
+// stalled is the operation that a rank has waited in for the longest.
+func (h *hub) stalled(rank int, longer time.Duration) *collective.StallError {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err == nil {
+		return h.longest(rank, longer)
+	}
+	if s := h.groups[rank].final; s != nil && s.Waited > longer {
+		return s
+	}
+	return nil
+}
+
+// longest is stalled of a group that works. The caller holds mu.
+func (h *hub) longest(rank int, longer time.Duration) *collective.StallError {
+	var worst *post
+	var who []int
+	for k, posts := range h.waiting {
+		for _, p := range posts {
+			if p.rank == rank && time.Since(p.begun) > longer && (worst == nil || p.begun.Before(worst.begun)) {
+				worst, who = p, h.absent(k)
+			}
+		}
+	}
+	if worst == nil {
+		return nil
+	}
+	s := &collective.StallError{Op: worst.op, Waited: time.Since(worst.begun)}
+	for _, r := range who {
+		w := collective.Waiting{Rank: r, Reading: true}
+		if last, ok := h.groups[r].recorder.Last(); ok {
+			w.Last, w.LastOp = last.String(), last.Op.String()
+		}
+		s.Waiting = append(s.Waiting, w)
+	}
+	return s
+}
+
 // abandon fails the group because the context of a waiting operation ended.
 func (h *hub) abandon(k key, p *post, cause error) {
 	h.mu.Lock()
@@ -143,6 +187,9 @@ func (h *hub) abandon(k key, p *post, cause error) {
 func (h *hub) fail(culprit int, err error) {
 	if h.err != nil {
 		return
+	}
+	for r, g := range h.groups {
+		g.final = h.longest(r, 0)
 	}
 	h.err, h.culprit = err, culprit
 	for _, posts := range h.waiting {
@@ -183,7 +230,7 @@ func (h *hub) peerError(rank int, err error) error {
 func (h *hub) finish(p *post, err error) {
 	p.unwatch()
 	g := h.groups[p.rank]
-	g.recorder.End(p.ticket, err)
+	p.pending.Note(g.recorder.End(p.ticket, err))
 	if err == nil {
 		g.stats.Ops[p.op.Kind]++
 	}

@@ -28,12 +28,13 @@ func (e *Engine) begin(ctx context.Context, p *plan) *collective.Pending {
 	p.Seq = e.next[p.order]
 	ticket := e.recorder.Begin(p.Op)
 	p.done = func(err error) {
-		e.recorder.End(ticket, err)
+		pending.Note(e.recorder.End(ticket, err))
 		if err == nil {
 			e.stats.Ops[p.Kind]++
 		}
 		complete(err)
 	}
+	p.arrive = func(rank int) { e.recorder.Arrive(ticket, rank) }
 	e.beginLocked(ctx, p)
 	return pending
 }

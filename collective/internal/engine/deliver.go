@@ -108,6 +108,9 @@ func (e *Engine) takePost(p *peer, f *frame.Frame) error {
 		p.last = lastOp{known: true, op: desc, since: time.Now()}
 	}
 	if o := e.ops[k]; o != nil {
+		if o.arrive != nil {
+			o.arrive(p.rank)
+		}
 		if e.meet(o, p, got) {
 			e.settle(o)
 		}

@@ -16,6 +16,9 @@ func (e *Engine) end(err error, leave *pb.CollectiveLeave) {
 	if e.err != nil {
 		return
 	}
+	if o := e.stuck(time.Now(), 0); o != nil {
+		e.final = e.stall(o)
+	}
 	e.err, e.leave = err, leave
 	close(e.over)
 	if e.cfg.Revoke != nil {

@@ -109,8 +109,9 @@ type Engine struct {
 
 	mu      sync.Mutex
 	started bool
-	err     error               // why the group ended, nil while it works
-	leave   *pb.CollectiveLeave // what peers are told of it; set with err
+	err     error                  // why the group ended, nil while it works
+	leave   *pb.CollectiveLeave    // what peers are told of it; set with err
+	final   *collective.StallError // what was stalled when the group ended, nil for nothing
 	peers   []*peer
 	next    map[order]uint64 // last sequence number assigned
 	moved   map[order]time.Time

@@ -84,7 +84,7 @@ func (e *Engine) longAllReduce(ctx context.Context, desc collective.Op, buf coll
 	first.Seq = e.next[first.order]
 	ticket := e.recorder.Begin(first.Op)
 	done := func(err error) {
-		e.recorder.End(ticket, err)
+		pending.Note(e.recorder.End(ticket, err))
 		if err == nil {
 			e.stats.Ops[desc.Kind]++
 		}

@@ -43,8 +43,9 @@ type op struct {
 	busy      int // goroutines that use the caller's memory now
 
 	fold   foldState
-	finish func()      // the last part, run without mu, nil for none
-	done   func(error) // called once, at the end
+	arrive func(rank int) // a peer has announced it, while this rank waits for that; nil: nobody asks
+	finish func()         // the last part, run without mu, nil for none
+	done   func(error)    // called once, at the end
 	ended  bool
 	stop   func() bool // stops watching the context
 }

@@ -49,15 +49,31 @@ func (e *Engine) look(now time.Time) {
 			e.control(p, beat)
 		}
 	}
-	if o := e.stuck(now); o != nil {
+	if o := e.stuck(now, e.cfg.Deadline); o != nil {
 		s := e.stall(o)
 		e.end(s, leaveBecause(s, s.Waiting[0].Rank))
 	}
 }
 
-// stuck finds an operation past its deadline, nil for none. Only the first of each order is
-// looked at: a later one may be waiting for nothing but its turn.
-func (e *Engine) stuck(now time.Time) *op {
+// Stalled is collective.Group's.
+func (e *Engine) Stalled(longer time.Duration) *collective.StallError {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil {
+		if s := e.final; s != nil && s.Waited > longer {
+			return s
+		}
+		return nil
+	}
+	if o := e.stuck(time.Now(), longer); o != nil {
+		return e.stall(o)
+	}
+	return nil
+}
+
+// stuck finds the operation that has made no progress for the longest, and for longer than a time; nil for none. Only the
+// first of each order is looked at: a later one may be waiting for nothing but its turn.
+func (e *Engine) stuck(now time.Time, longer time.Duration) *op {
 	first := map[order]*op{}
 	for _, o := range e.ops {
 		if f := first[o.key.order]; f == nil || o.key.seq < f.key.seq {
@@ -66,7 +82,7 @@ func (e *Engine) stuck(now time.Time) *op {
 	}
 	var worst *op
 	for _, o := range first {
-		if now.Sub(e.lastProgress(o)) > e.cfg.Deadline && (worst == nil || e.lastProgress(o).Before(e.lastProgress(worst))) {
+		if now.Sub(e.lastProgress(o)) > longer && (worst == nil || e.lastProgress(o).Before(e.lastProgress(worst))) {
 			worst = o
 		}
 	}
@@ -87,6 +103,9 @@ func (e *Engine) stall(o *op) *collective.StallError {
 	s := &collective.StallError{Op: o.Op, Waited: time.Since(e.lastProgress(o))}
 	add := func(p *peer, arrived, reading bool) {
 		w := collective.Waiting{Rank: p.rank, ID: p.id, Arrived: arrived, Reading: reading, Last: p.last.String()}
+		if p.last.known {
+			w.LastOp = p.last.op.String()
+		}
 		if silent := time.Since(p.heard); silent > 3*min(maxBeat, e.cfg.Deadline/8) {
 			w.Silent = silent
 		}

@@ -663,8 +663,10 @@ func (x *RegisterResponse) GetGossipSeeds() []string {
 }
 
 type RenewRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Worker        *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Worker *Identity              `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// What the caller waits for in vain. Unset: nothing.
+	Stall         *Stall `protobuf:"bytes,2,opt,name=stall,proto3" json:"stall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -706,6 +708,165 @@ func (x *RenewRequest) GetWorker() *Identity {
 	return nil
 }
 
+func (x *RenewRequest) GetStall() *Stall {
+	if x != nil {
+		return x.Stall
+	}
+	return nil
+}
+
+// Stall is a collective operation that has made no progress for a while, as one rank sees it.
+type Stall struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// As in "all-gather #41 block.3 [8192 f32]".
+	Operation string `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`
+	// Since its last progress.
+	WaitedNanos int64 `protobuf:"varint,3,opt,name=waited_nanos,json=waitedNanos,proto3" json:"waited_nanos,omitempty"`
+	// Whom it waits for, at least one.
+	Causes        []*StallCause `protobuf:"bytes,4,rep,name=causes,proto3" json:"causes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stall) Reset() {
+	*x = Stall{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stall) ProtoMessage() {}
+
+func (x *Stall) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stall.ProtoReflect.Descriptor instead.
+func (*Stall) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Stall) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Stall) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *Stall) GetWaitedNanos() int64 {
+	if x != nil {
+		return x.WaitedNanos
+	}
+	return 0
+}
+
+func (x *Stall) GetCauses() []*StallCause {
+	if x != nil {
+		return x.Causes
+	}
+	return nil
+}
+
+// StallCause is one rank that a stalled operation waits for.
+type StallCause struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Rank   uint32                 `protobuf:"varint,1,opt,name=rank,proto3" json:"rank,omitempty"`
+	Worker string                 `protobuf:"bytes,2,opt,name=worker,proto3" json:"worker,omitempty"`
+	// What it does not do, in words: "has not arrived at", "does not read its part of" or "does not finish its part of".
+	What string `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	// Its last known operation, in words. Empty: it has begun none.
+	Last string `protobuf:"bytes,4,opt,name=last,proto3" json:"last,omitempty"`
+	// Since the caller heard anything from it. 0: that is recent.
+	SilentNanos   int64 `protobuf:"varint,5,opt,name=silent_nanos,json=silentNanos,proto3" json:"silent_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StallCause) Reset() {
+	*x = StallCause{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StallCause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StallCause) ProtoMessage() {}
+
+func (x *StallCause) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StallCause.ProtoReflect.Descriptor instead.
+func (*StallCause) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StallCause) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *StallCause) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *StallCause) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *StallCause) GetLast() string {
+	if x != nil {
+		return x.Last
+	}
+	return ""
+}
+
+func (x *StallCause) GetSilentNanos() int64 {
+	if x != nil {
+		return x.SilentNanos
+	}
+	return 0
+}
+
 type RenewResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -714,7 +875,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[6]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +887,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[6]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +900,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 type WatchRequest struct {
@@ -752,7 +913,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[7]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +925,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[7]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +938,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchRequest) GetWorker() *Identity {
@@ -820,7 +981,7 @@ type Known struct {
 
 func (x *Known) Reset() {
 	*x = Known{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[8]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +993,7 @@ func (x *Known) String() string {
 func (*Known) ProtoMessage() {}
 
 func (x *Known) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[8]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +1006,7 @@ func (x *Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Known.ProtoReflect.Descriptor instead.
 func (*Known) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Known) GetRegistration() *RegisterRequest {
@@ -948,7 +1109,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1121,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[9]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1134,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchResponse) GetChange() isWatchResponse_Change {
@@ -1076,7 +1237,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1249,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[10]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1262,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Mark) GetSettled() uint64 {
@@ -1151,7 +1312,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1324,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[11]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1337,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Generation) GetNumber() uint64 {
@@ -1255,7 +1416,7 @@ type Handover struct {
 
 func (x *Handover) Reset() {
 	*x = Handover{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1428,7 @@ func (x *Handover) String() string {
 func (*Handover) ProtoMessage() {}
 
 func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[12]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1441,7 @@ func (x *Handover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handover.ProtoReflect.Descriptor instead.
 func (*Handover) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Handover) GetSettled() uint64 {
@@ -1351,7 +1512,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1524,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[13]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1537,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Holder) GetRank() uint32 {
@@ -1409,7 +1570,7 @@ type PromiseRequest struct {
 
 func (x *PromiseRequest) Reset() {
 	*x = PromiseRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1582,7 @@ func (x *PromiseRequest) String() string {
 func (*PromiseRequest) ProtoMessage() {}
 
 func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[14]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1595,7 @@ func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseRequest.ProtoReflect.Descriptor instead.
 func (*PromiseRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PromiseRequest) GetWorker() *Identity {
@@ -1480,7 +1641,7 @@ type PromiseResponse struct {
 
 func (x *PromiseResponse) Reset() {
 	*x = PromiseResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1653,7 @@ func (x *PromiseResponse) String() string {
 func (*PromiseResponse) ProtoMessage() {}
 
 func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[15]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1666,7 @@ func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseResponse.ProtoReflect.Descriptor instead.
 func (*PromiseResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 // HeldState is a rank's share of the state of a generation.
@@ -1528,7 +1689,7 @@ type HeldState struct {
 
 func (x *HeldState) Reset() {
 	*x = HeldState{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1701,7 @@ func (x *HeldState) String() string {
 func (*HeldState) ProtoMessage() {}
 
 func (x *HeldState) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[16]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1714,7 @@ func (x *HeldState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldState.ProtoReflect.Descriptor instead.
 func (*HeldState) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HeldState) GetGeneration() uint64 {
@@ -1625,7 +1786,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1798,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[17]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1811,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SettleRequest) GetWorker() *Identity {
@@ -1689,7 +1850,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1862,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[18]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1875,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 type DrainRequest struct {
@@ -1729,7 +1890,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1902,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[19]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1915,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DrainRequest) GetWorker() *Identity {
@@ -1786,7 +1947,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1959,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[20]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1972,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 type Member struct {
@@ -1828,7 +1989,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +2001,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[21]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +2014,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Member) GetId() string {
@@ -1914,7 +2075,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2087,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[22]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2100,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Restore) GetStore() string {
@@ -1983,7 +2144,7 @@ type Instruction struct {
 
 func (x *Instruction) Reset() {
 	*x = Instruction{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2156,7 @@ func (x *Instruction) String() string {
 func (*Instruction) ProtoMessage() {}
 
 func (x *Instruction) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[23]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2169,7 @@ func (x *Instruction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instruction.ProtoReflect.Descriptor instead.
 func (*Instruction) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Instruction) GetSequence() uint64 {
@@ -2043,7 +2204,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2216,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[24]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2229,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReportRequest) GetWorker() *Identity {
@@ -2095,7 +2256,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2268,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[25]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2281,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReportResponse) GetAcknowledged() uint64 {
@@ -2149,7 +2310,7 @@ type ReportEntry struct {
 
 func (x *ReportEntry) Reset() {
 	*x = ReportEntry{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2322,7 @@ func (x *ReportEntry) String() string {
 func (*ReportEntry) ProtoMessage() {}
 
 func (x *ReportEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[26]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2335,7 @@ func (x *ReportEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEntry.ProtoReflect.Descriptor instead.
 func (*ReportEntry) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReportEntry) GetSequence() uint64 {
@@ -2276,7 +2437,7 @@ type WorkerState struct {
 
 func (x *WorkerState) Reset() {
 	*x = WorkerState{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2449,7 @@ func (x *WorkerState) String() string {
 func (*WorkerState) ProtoMessage() {}
 
 func (x *WorkerState) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[27]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2462,7 @@ func (x *WorkerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerState.ProtoReflect.Descriptor instead.
 func (*WorkerState) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WorkerState) GetPhase() Phase {
@@ -2357,14 +2518,21 @@ type StepLine struct {
 	UnixNanos int64 `protobuf:"varint,15,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
 	// Bytes that the reporting worker has sent to others since its last step in this generation, tensors and records without
 	// headers, by operation ("all-gather", "reduce-scatter", "send", ...).
-	SentBytes     map[string]uint64 `protobuf:"bytes,16,rep,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	SentBytes map[string]uint64 `protobuf:"bytes,16,rep,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Where the time since the step before went at the reporting worker, in seconds: "data", "compute",
+	// "exposed_communication", "update", "checkpoint". They add up to it.
+	Seconds map[string]float64 `protobuf:"bytes,17,rep,name=seconds,proto3" json:"seconds,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// By worker: the seconds of "exposed_communication" that went by until it, the last one, had arrived.
+	WaitedFor map[string]float64 `protobuf:"bytes,18,rep,name=waited_for,json=waitedFor,proto3" json:"waited_for,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// The id of the reporting worker.
+	Worker        string `protobuf:"bytes,19,opt,name=worker,proto3" json:"worker,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StepLine) Reset() {
 	*x = StepLine{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2544,7 @@ func (x *StepLine) String() string {
 func (*StepLine) ProtoMessage() {}
 
 func (x *StepLine) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[28]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2557,7 @@ func (x *StepLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepLine.ProtoReflect.Descriptor instead.
 func (*StepLine) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StepLine) GetStep() uint64 {
@@ -2504,6 +2672,89 @@ func (x *StepLine) GetSentBytes() map[string]uint64 {
 	return nil
 }
 
+func (x *StepLine) GetSeconds() map[string]float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return nil
+}
+
+func (x *StepLine) GetWaitedFor() map[string]float64 {
+	if x != nil {
+		return x.WaitedFor
+	}
+	return nil
+}
+
+func (x *StepLine) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+// StepTimes sums up the newest steps that a worker has told of.
+type StepTimes struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Steps uint32                 `protobuf:"varint,1,opt,name=steps,proto3" json:"steps,omitempty"`
+	// As in StepLine.
+	Seconds       map[string]float64 `protobuf:"bytes,2,rep,name=seconds,proto3" json:"seconds,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	WaitedFor     map[string]float64 `protobuf:"bytes,3,rep,name=waited_for,json=waitedFor,proto3" json:"waited_for,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepTimes) Reset() {
+	*x = StepTimes{}
+	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepTimes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepTimes) ProtoMessage() {}
+
+func (x *StepTimes) ProtoReflect() protoreflect.Message {
+	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepTimes.ProtoReflect.Descriptor instead.
+func (*StepTimes) Descriptor() ([]byte, []int) {
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *StepTimes) GetSteps() uint32 {
+	if x != nil {
+		return x.Steps
+	}
+	return 0
+}
+
+func (x *StepTimes) GetSeconds() map[string]float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return nil
+}
+
+func (x *StepTimes) GetWaitedFor() map[string]float64 {
+	if x != nil {
+		return x.WaitedFor
+	}
+	return nil
+}
+
 type EvaluationLine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Step          uint64                 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
@@ -2516,7 +2767,7 @@ type EvaluationLine struct {
 
 func (x *EvaluationLine) Reset() {
 	*x = EvaluationLine{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2779,7 @@ func (x *EvaluationLine) String() string {
 func (*EvaluationLine) ProtoMessage() {}
 
 func (x *EvaluationLine) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[29]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2792,7 @@ func (x *EvaluationLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvaluationLine.ProtoReflect.Descriptor instead.
 func (*EvaluationLine) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EvaluationLine) GetStep() uint64 {
@@ -2588,7 +2839,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2851,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[30]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2864,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetType() string {
@@ -2656,7 +2907,7 @@ type StoreFingerprintRequest struct {
 
 func (x *StoreFingerprintRequest) Reset() {
 	*x = StoreFingerprintRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2919,7 @@ func (x *StoreFingerprintRequest) String() string {
 func (*StoreFingerprintRequest) ProtoMessage() {}
 
 func (x *StoreFingerprintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[31]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2932,7 @@ func (x *StoreFingerprintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreFingerprintRequest.ProtoReflect.Descriptor instead.
 func (*StoreFingerprintRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StoreFingerprintRequest) GetWorker() *Identity {
@@ -2724,7 +2975,7 @@ type StoreFingerprintResponse struct {
 
 func (x *StoreFingerprintResponse) Reset() {
 	*x = StoreFingerprintResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2736,7 +2987,7 @@ func (x *StoreFingerprintResponse) String() string {
 func (*StoreFingerprintResponse) ProtoMessage() {}
 
 func (x *StoreFingerprintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[32]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2749,7 +3000,7 @@ func (x *StoreFingerprintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreFingerprintResponse.ProtoReflect.Descriptor instead.
 func (*StoreFingerprintResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StoreFingerprintResponse) GetReference() string {
@@ -2785,7 +3036,7 @@ type CommitManifestRequest struct {
 
 func (x *CommitManifestRequest) Reset() {
 	*x = CommitManifestRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +3048,7 @@ func (x *CommitManifestRequest) String() string {
 func (*CommitManifestRequest) ProtoMessage() {}
 
 func (x *CommitManifestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[33]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +3061,7 @@ func (x *CommitManifestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitManifestRequest.ProtoReflect.Descriptor instead.
 func (*CommitManifestRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommitManifestRequest) GetWorker() *Identity {
@@ -2852,7 +3103,7 @@ type CommitManifestResponse struct {
 
 func (x *CommitManifestResponse) Reset() {
 	*x = CommitManifestResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3115,7 @@ func (x *CommitManifestResponse) String() string {
 func (*CommitManifestResponse) ProtoMessage() {}
 
 func (x *CommitManifestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[34]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3128,7 @@ func (x *CommitManifestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitManifestResponse.ProtoReflect.Descriptor instead.
 func (*CommitManifestResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CommitManifestResponse) GetCommitted() bool {
@@ -2906,7 +3157,7 @@ type FinishedRequest struct {
 
 func (x *FinishedRequest) Reset() {
 	*x = FinishedRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3169,7 @@ func (x *FinishedRequest) String() string {
 func (*FinishedRequest) ProtoMessage() {}
 
 func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[35]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3182,7 @@ func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedRequest.ProtoReflect.Descriptor instead.
 func (*FinishedRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FinishedRequest) GetWorker() *Identity {
@@ -2970,7 +3221,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3233,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[36]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3246,7 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 type AskRequest struct {
@@ -3014,7 +3265,7 @@ type AskRequest struct {
 
 func (x *AskRequest) Reset() {
 	*x = AskRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3277,7 @@ func (x *AskRequest) String() string {
 func (*AskRequest) ProtoMessage() {}
 
 func (x *AskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[37]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3290,7 @@ func (x *AskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRequest.ProtoReflect.Descriptor instead.
 func (*AskRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AskRequest) GetKind() InstructionKind {
@@ -3078,7 +3329,7 @@ type AskResponse struct {
 
 func (x *AskResponse) Reset() {
 	*x = AskResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3090,7 +3341,7 @@ func (x *AskResponse) String() string {
 func (*AskResponse) ProtoMessage() {}
 
 func (x *AskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[38]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3103,7 +3354,7 @@ func (x *AskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskResponse.ProtoReflect.Descriptor instead.
 func (*AskResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 type StatusRequest struct {
@@ -3114,7 +3365,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3126,7 +3377,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[39]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3139,7 +3390,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 type StatusResponse struct {
@@ -3164,7 +3415,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3176,7 +3427,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[40]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3189,7 +3440,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatusResponse) GetJob() string {
@@ -3309,7 +3560,7 @@ type Losses struct {
 
 func (x *Losses) Reset() {
 	*x = Losses{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3572,7 @@ func (x *Losses) String() string {
 func (*Losses) ProtoMessage() {}
 
 func (x *Losses) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[41]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3585,7 @@ func (x *Losses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Losses.ProtoReflect.Descriptor instead.
 func (*Losses) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Losses) GetWorkers() uint32 {
@@ -3439,24 +3690,29 @@ type WorkerStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// -1: not in the newest generation.
-	Rank          int32            `protobuf:"varint,2,opt,name=rank,proto3" json:"rank,omitempty"`
-	Generation    uint64           `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
-	Incarnation   uint64           `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Pid           int64            `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
-	Host          string           `protobuf:"bytes,6,opt,name=host,proto3" json:"host,omitempty"`
-	Device        string           `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
-	Addr          string           `protobuf:"bytes,8,opt,name=addr,proto3" json:"addr,omitempty"`
-	Phase         Phase            `protobuf:"varint,9,opt,name=phase,proto3,enum=zerofleet.v1.Phase" json:"phase,omitempty"`
-	Message       string           `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
-	Step          uint64           `protobuf:"varint,11,opt,name=step,proto3" json:"step,omitempty"`
-	MemoryBytes   map[string]int64 `protobuf:"bytes,12,rep,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Rank        int32            `protobuf:"varint,2,opt,name=rank,proto3" json:"rank,omitempty"`
+	Generation  uint64           `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	Incarnation uint64           `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Pid         int64            `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
+	Host        string           `protobuf:"bytes,6,opt,name=host,proto3" json:"host,omitempty"`
+	Device      string           `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
+	Addr        string           `protobuf:"bytes,8,opt,name=addr,proto3" json:"addr,omitempty"`
+	Phase       Phase            `protobuf:"varint,9,opt,name=phase,proto3,enum=zerofleet.v1.Phase" json:"phase,omitempty"`
+	Message     string           `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
+	Step        uint64           `protobuf:"varint,11,opt,name=step,proto3" json:"step,omitempty"`
+	MemoryBytes map[string]int64 `protobuf:"bytes,12,rep,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// What it waits for in vain, as it has told last, in the newest generation. Unset: nothing.
+	Stall *Stall     `protobuf:"bytes,13,opt,name=stall,proto3" json:"stall,omitempty"`
+	Times *StepTimes `protobuf:"bytes,14,opt,name=times,proto3" json:"times,omitempty"`
+	// Since it has last called the coordinator. 0: it has not called this one.
+	SilentNanos   int64 `protobuf:"varint,15,opt,name=silent_nanos,json=silentNanos,proto3" json:"silent_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkerStatus) Reset() {
 	*x = WorkerStatus{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3468,7 +3724,7 @@ func (x *WorkerStatus) String() string {
 func (*WorkerStatus) ProtoMessage() {}
 
 func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[42]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3481,7 +3737,7 @@ func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStatus.ProtoReflect.Descriptor instead.
 func (*WorkerStatus) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WorkerStatus) GetId() string {
@@ -3568,6 +3824,27 @@ func (x *WorkerStatus) GetMemoryBytes() map[string]int64 {
 	return nil
 }
 
+func (x *WorkerStatus) GetStall() *Stall {
+	if x != nil {
+		return x.Stall
+	}
+	return nil
+}
+
+func (x *WorkerStatus) GetTimes() *StepTimes {
+	if x != nil {
+		return x.Times
+	}
+	return nil
+}
+
+func (x *WorkerStatus) GetSilentNanos() int64 {
+	if x != nil {
+		return x.SilentNanos
+	}
+	return 0
+}
+
 // Ended says that the run ends now: who has nothing to finish goes.
 type Ended struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3580,7 +3857,7 @@ type Ended struct {
 
 func (x *Ended) Reset() {
 	*x = Ended{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3592,7 +3869,7 @@ func (x *Ended) String() string {
 func (*Ended) ProtoMessage() {}
 
 func (x *Ended) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[43]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3605,7 +3882,7 @@ func (x *Ended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ended.ProtoReflect.Descriptor instead.
 func (*Ended) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Ended) GetState() string {
@@ -3638,7 +3915,7 @@ type SuspectRequest struct {
 
 func (x *SuspectRequest) Reset() {
 	*x = SuspectRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3927,7 @@ func (x *SuspectRequest) String() string {
 func (*SuspectRequest) ProtoMessage() {}
 
 func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[44]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +3940,7 @@ func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
 func (*SuspectRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SuspectRequest) GetWorker() *Identity {
@@ -3720,7 +3997,7 @@ type SuspectResponse struct {
 
 func (x *SuspectResponse) Reset() {
 	*x = SuspectResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3732,7 +4009,7 @@ func (x *SuspectResponse) String() string {
 func (*SuspectResponse) ProtoMessage() {}
 
 func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[45]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3745,7 +4022,7 @@ func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
 func (*SuspectResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SuspectResponse) GetRemoved() bool {
@@ -3776,7 +4053,7 @@ type Disturbance struct {
 
 func (x *Disturbance) Reset() {
 	*x = Disturbance{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +4065,7 @@ func (x *Disturbance) String() string {
 func (*Disturbance) ProtoMessage() {}
 
 func (x *Disturbance) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[46]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +4078,7 @@ func (x *Disturbance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disturbance.ProtoReflect.Descriptor instead.
 func (*Disturbance) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Disturbance) GetKind() DisturbanceKind {
@@ -3836,7 +4113,7 @@ type DisturbRequest struct {
 
 func (x *DisturbRequest) Reset() {
 	*x = DisturbRequest{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3848,7 +4125,7 @@ func (x *DisturbRequest) String() string {
 func (*DisturbRequest) ProtoMessage() {}
 
 func (x *DisturbRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[47]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3861,7 +4138,7 @@ func (x *DisturbRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisturbRequest.ProtoReflect.Descriptor instead.
 func (*DisturbRequest) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DisturbRequest) GetWorker() string {
@@ -3886,7 +4163,7 @@ type DisturbResponse struct {
 
 func (x *DisturbResponse) Reset() {
 	*x = DisturbResponse{}
-	mi := &file_zerofleet_v1_control_proto_msgTypes[48]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3898,7 +4175,7 @@ func (x *DisturbResponse) String() string {
 func (*DisturbResponse) ProtoMessage() {}
 
 func (x *DisturbResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zerofleet_v1_control_proto_msgTypes[48]
+	mi := &file_zerofleet_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3911,7 +4188,7 @@ func (x *DisturbResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisturbResponse.ProtoReflect.Descriptor instead.
 func (*DisturbResponse) Descriptor() ([]byte, []int) {
-	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_zerofleet_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 var File_zerofleet_v1_control_proto protoreflect.FileDescriptor
@@ -3944,9 +4221,24 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x02id\x18\x03 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"gossip_key\x18\x04 \x01(\fR\tgossipKey\x12!\n" +
-	"\fgossip_seeds\x18\x05 \x03(\tR\vgossipSeeds\">\n" +
+	"\fgossip_seeds\x18\x05 \x03(\tR\vgossipSeeds\"i\n" +
 	"\fRenewRequest\x12.\n" +
-	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\"\x0f\n" +
+	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12)\n" +
+	"\x05stall\x18\x02 \x01(\v2\x13.zerofleet.v1.StallR\x05stall\"\x9a\x01\n" +
+	"\x05Stall\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x1c\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\x12!\n" +
+	"\fwaited_nanos\x18\x03 \x01(\x03R\vwaitedNanos\x120\n" +
+	"\x06causes\x18\x04 \x03(\v2\x18.zerofleet.v1.StallCauseR\x06causes\"\x83\x01\n" +
+	"\n" +
+	"StallCause\x12\x12\n" +
+	"\x04rank\x18\x01 \x01(\rR\x04rank\x12\x16\n" +
+	"\x06worker\x18\x02 \x01(\tR\x06worker\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\tR\x04last\x12!\n" +
+	"\fsilent_nanos\x18\x05 \x01(\x03R\vsilentNanos\"\x0f\n" +
 	"\rRenewResponse\"i\n" +
 	"\fWatchRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12)\n" +
@@ -4078,7 +4370,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\fmemory_bytes\x18\x04 \x03(\v2*.zerofleet.v1.WorkerState.MemoryBytesEntryR\vmemoryBytes\x1a>\n" +
 	"\x10MemoryBytesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xb7\x05\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xce\a\n" +
 	"\bStepLine\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x04R\x04step\x12%\n" +
 	"\x0eoptimizer_step\x18\x02 \x01(\x04R\roptimizerStep\x12\x12\n" +
@@ -4104,13 +4396,34 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"unix_nanos\x18\x0f \x01(\x03R\tunixNanos\x12D\n" +
 	"\n" +
-	"sent_bytes\x18\x10 \x03(\v2%.zerofleet.v1.StepLine.SentBytesEntryR\tsentBytes\x1a<\n" +
+	"sent_bytes\x18\x10 \x03(\v2%.zerofleet.v1.StepLine.SentBytesEntryR\tsentBytes\x12=\n" +
+	"\aseconds\x18\x11 \x03(\v2#.zerofleet.v1.StepLine.SecondsEntryR\aseconds\x12D\n" +
+	"\n" +
+	"waited_for\x18\x12 \x03(\v2%.zerofleet.v1.StepLine.WaitedForEntryR\twaitedFor\x12\x16\n" +
+	"\x06worker\x18\x13 \x01(\tR\x06worker\x1a<\n" +
 	"\x0eTierBytesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
 	"\x0eSentBytesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"y\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
+	"\fSecondsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a<\n" +
+	"\x0eWaitedForEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xa2\x02\n" +
+	"\tStepTimes\x12\x14\n" +
+	"\x05steps\x18\x01 \x01(\rR\x05steps\x12>\n" +
+	"\aseconds\x18\x02 \x03(\v2$.zerofleet.v1.StepTimes.SecondsEntryR\aseconds\x12E\n" +
+	"\n" +
+	"waited_for\x18\x03 \x03(\v2&.zerofleet.v1.StepTimes.WaitedForEntryR\twaitedFor\x1a:\n" +
+	"\fSecondsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a<\n" +
+	"\x0eWaitedForEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"y\n" +
 	"\x0eEvaluationLine\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x04R\x04step\x12\x12\n" +
 	"\x04loss\x18\x02 \x01(\x01R\x04loss\x12\x1e\n" +
@@ -4196,7 +4509,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x05spent\x18\r \x01(\x01R\x05spent\x12\x14\n" +
 	"\x05saved\x18\x0e \x01(\x01R\x05saved\x12/\n" +
 	"\x13checkpoint_failures\x18\x06 \x01(\rR\x12checkpointFailures\x12)\n" +
-	"\x10damaged_replicas\x18\a \x01(\rR\x0fdamagedReplicas\"\xaf\x03\n" +
+	"\x10damaged_replicas\x18\a \x01(\rR\x0fdamagedReplicas\"\xac\x04\n" +
 	"\fWorkerStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x1e\n" +
@@ -4212,7 +4525,10 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\amessage\x18\n" +
 	" \x01(\tR\amessage\x12\x12\n" +
 	"\x04step\x18\v \x01(\x04R\x04step\x12N\n" +
-	"\fmemory_bytes\x18\f \x03(\v2+.zerofleet.v1.WorkerStatus.MemoryBytesEntryR\vmemoryBytes\x1a>\n" +
+	"\fmemory_bytes\x18\f \x03(\v2+.zerofleet.v1.WorkerStatus.MemoryBytesEntryR\vmemoryBytes\x12)\n" +
+	"\x05stall\x18\r \x01(\v2\x13.zerofleet.v1.StallR\x05stall\x12-\n" +
+	"\x05times\x18\x0e \x01(\v2\x17.zerofleet.v1.StepTimesR\x05times\x12!\n" +
+	"\fsilent_nanos\x18\x0f \x01(\x03R\vsilentNanos\x1a>\n" +
 	"\x10MemoryBytesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"7\n" +
@@ -4302,7 +4618,7 @@ func file_zerofleet_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_zerofleet_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_zerofleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_zerofleet_v1_control_proto_goTypes = []any{
 	(InstructionKind)(0),             // 0: zerofleet.v1.InstructionKind
 	(Phase)(0),                       // 1: zerofleet.v1.Phase
@@ -4315,143 +4631,158 @@ var file_zerofleet_v1_control_proto_goTypes = []any{
 	(*RegisterRequest)(nil),          // 8: zerofleet.v1.RegisterRequest
 	(*RegisterResponse)(nil),         // 9: zerofleet.v1.RegisterResponse
 	(*RenewRequest)(nil),             // 10: zerofleet.v1.RenewRequest
-	(*RenewResponse)(nil),            // 11: zerofleet.v1.RenewResponse
-	(*WatchRequest)(nil),             // 12: zerofleet.v1.WatchRequest
-	(*Known)(nil),                    // 13: zerofleet.v1.Known
-	(*WatchResponse)(nil),            // 14: zerofleet.v1.WatchResponse
-	(*Mark)(nil),                     // 15: zerofleet.v1.Mark
-	(*Generation)(nil),               // 16: zerofleet.v1.Generation
-	(*Handover)(nil),                 // 17: zerofleet.v1.Handover
-	(*Holder)(nil),                   // 18: zerofleet.v1.Holder
-	(*PromiseRequest)(nil),           // 19: zerofleet.v1.PromiseRequest
-	(*PromiseResponse)(nil),          // 20: zerofleet.v1.PromiseResponse
-	(*HeldState)(nil),                // 21: zerofleet.v1.HeldState
-	(*SettleRequest)(nil),            // 22: zerofleet.v1.SettleRequest
-	(*SettleResponse)(nil),           // 23: zerofleet.v1.SettleResponse
-	(*DrainRequest)(nil),             // 24: zerofleet.v1.DrainRequest
-	(*DrainResponse)(nil),            // 25: zerofleet.v1.DrainResponse
-	(*Member)(nil),                   // 26: zerofleet.v1.Member
-	(*Restore)(nil),                  // 27: zerofleet.v1.Restore
-	(*Instruction)(nil),              // 28: zerofleet.v1.Instruction
-	(*ReportRequest)(nil),            // 29: zerofleet.v1.ReportRequest
-	(*ReportResponse)(nil),           // 30: zerofleet.v1.ReportResponse
-	(*ReportEntry)(nil),              // 31: zerofleet.v1.ReportEntry
-	(*WorkerState)(nil),              // 32: zerofleet.v1.WorkerState
-	(*StepLine)(nil),                 // 33: zerofleet.v1.StepLine
-	(*EvaluationLine)(nil),           // 34: zerofleet.v1.EvaluationLine
-	(*Event)(nil),                    // 35: zerofleet.v1.Event
-	(*StoreFingerprintRequest)(nil),  // 36: zerofleet.v1.StoreFingerprintRequest
-	(*StoreFingerprintResponse)(nil), // 37: zerofleet.v1.StoreFingerprintResponse
-	(*CommitManifestRequest)(nil),    // 38: zerofleet.v1.CommitManifestRequest
-	(*CommitManifestResponse)(nil),   // 39: zerofleet.v1.CommitManifestResponse
-	(*FinishedRequest)(nil),          // 40: zerofleet.v1.FinishedRequest
-	(*FinishedResponse)(nil),         // 41: zerofleet.v1.FinishedResponse
-	(*AskRequest)(nil),               // 42: zerofleet.v1.AskRequest
-	(*AskResponse)(nil),              // 43: zerofleet.v1.AskResponse
-	(*StatusRequest)(nil),            // 44: zerofleet.v1.StatusRequest
-	(*StatusResponse)(nil),           // 45: zerofleet.v1.StatusResponse
-	(*Losses)(nil),                   // 46: zerofleet.v1.Losses
-	(*WorkerStatus)(nil),             // 47: zerofleet.v1.WorkerStatus
-	(*Ended)(nil),                    // 48: zerofleet.v1.Ended
-	(*SuspectRequest)(nil),           // 49: zerofleet.v1.SuspectRequest
-	(*SuspectResponse)(nil),          // 50: zerofleet.v1.SuspectResponse
-	(*Disturbance)(nil),              // 51: zerofleet.v1.Disturbance
-	(*DisturbRequest)(nil),           // 52: zerofleet.v1.DisturbRequest
-	(*DisturbResponse)(nil),          // 53: zerofleet.v1.DisturbResponse
-	nil,                              // 54: zerofleet.v1.WorkerState.MemoryBytesEntry
-	nil,                              // 55: zerofleet.v1.StepLine.TierBytesEntry
-	nil,                              // 56: zerofleet.v1.StepLine.SentBytesEntry
-	nil,                              // 57: zerofleet.v1.Event.FieldsEntry
-	nil,                              // 58: zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	(*Stall)(nil),                    // 11: zerofleet.v1.Stall
+	(*StallCause)(nil),               // 12: zerofleet.v1.StallCause
+	(*RenewResponse)(nil),            // 13: zerofleet.v1.RenewResponse
+	(*WatchRequest)(nil),             // 14: zerofleet.v1.WatchRequest
+	(*Known)(nil),                    // 15: zerofleet.v1.Known
+	(*WatchResponse)(nil),            // 16: zerofleet.v1.WatchResponse
+	(*Mark)(nil),                     // 17: zerofleet.v1.Mark
+	(*Generation)(nil),               // 18: zerofleet.v1.Generation
+	(*Handover)(nil),                 // 19: zerofleet.v1.Handover
+	(*Holder)(nil),                   // 20: zerofleet.v1.Holder
+	(*PromiseRequest)(nil),           // 21: zerofleet.v1.PromiseRequest
+	(*PromiseResponse)(nil),          // 22: zerofleet.v1.PromiseResponse
+	(*HeldState)(nil),                // 23: zerofleet.v1.HeldState
+	(*SettleRequest)(nil),            // 24: zerofleet.v1.SettleRequest
+	(*SettleResponse)(nil),           // 25: zerofleet.v1.SettleResponse
+	(*DrainRequest)(nil),             // 26: zerofleet.v1.DrainRequest
+	(*DrainResponse)(nil),            // 27: zerofleet.v1.DrainResponse
+	(*Member)(nil),                   // 28: zerofleet.v1.Member
+	(*Restore)(nil),                  // 29: zerofleet.v1.Restore
+	(*Instruction)(nil),              // 30: zerofleet.v1.Instruction
+	(*ReportRequest)(nil),            // 31: zerofleet.v1.ReportRequest
+	(*ReportResponse)(nil),           // 32: zerofleet.v1.ReportResponse
+	(*ReportEntry)(nil),              // 33: zerofleet.v1.ReportEntry
+	(*WorkerState)(nil),              // 34: zerofleet.v1.WorkerState
+	(*StepLine)(nil),                 // 35: zerofleet.v1.StepLine
+	(*StepTimes)(nil),                // 36: zerofleet.v1.StepTimes
+	(*EvaluationLine)(nil),           // 37: zerofleet.v1.EvaluationLine
+	(*Event)(nil),                    // 38: zerofleet.v1.Event
+	(*StoreFingerprintRequest)(nil),  // 39: zerofleet.v1.StoreFingerprintRequest
+	(*StoreFingerprintResponse)(nil), // 40: zerofleet.v1.StoreFingerprintResponse
+	(*CommitManifestRequest)(nil),    // 41: zerofleet.v1.CommitManifestRequest
+	(*CommitManifestResponse)(nil),   // 42: zerofleet.v1.CommitManifestResponse
+	(*FinishedRequest)(nil),          // 43: zerofleet.v1.FinishedRequest
+	(*FinishedResponse)(nil),         // 44: zerofleet.v1.FinishedResponse
+	(*AskRequest)(nil),               // 45: zerofleet.v1.AskRequest
+	(*AskResponse)(nil),              // 46: zerofleet.v1.AskResponse
+	(*StatusRequest)(nil),            // 47: zerofleet.v1.StatusRequest
+	(*StatusResponse)(nil),           // 48: zerofleet.v1.StatusResponse
+	(*Losses)(nil),                   // 49: zerofleet.v1.Losses
+	(*WorkerStatus)(nil),             // 50: zerofleet.v1.WorkerStatus
+	(*Ended)(nil),                    // 51: zerofleet.v1.Ended
+	(*SuspectRequest)(nil),           // 52: zerofleet.v1.SuspectRequest
+	(*SuspectResponse)(nil),          // 53: zerofleet.v1.SuspectResponse
+	(*Disturbance)(nil),              // 54: zerofleet.v1.Disturbance
+	(*DisturbRequest)(nil),           // 55: zerofleet.v1.DisturbRequest
+	(*DisturbResponse)(nil),          // 56: zerofleet.v1.DisturbResponse
+	nil,                              // 57: zerofleet.v1.WorkerState.MemoryBytesEntry
+	nil,                              // 58: zerofleet.v1.StepLine.TierBytesEntry
+	nil,                              // 59: zerofleet.v1.StepLine.SentBytesEntry
+	nil,                              // 60: zerofleet.v1.StepLine.SecondsEntry
+	nil,                              // 61: zerofleet.v1.StepLine.WaitedForEntry
+	nil,                              // 62: zerofleet.v1.StepTimes.SecondsEntry
+	nil,                              // 63: zerofleet.v1.StepTimes.WaitedForEntry
+	nil,                              // 64: zerofleet.v1.Event.FieldsEntry
+	nil,                              // 65: zerofleet.v1.WorkerStatus.MemoryBytesEntry
 }
 var file_zerofleet_v1_control_proto_depIdxs = []int32{
 	7,  // 0: zerofleet.v1.RenewRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 1: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
-	13, // 2: zerofleet.v1.WatchRequest.known:type_name -> zerofleet.v1.Known
-	8,  // 3: zerofleet.v1.Known.registration:type_name -> zerofleet.v1.RegisterRequest
-	16, // 4: zerofleet.v1.Known.generation:type_name -> zerofleet.v1.Generation
-	16, // 5: zerofleet.v1.Known.settled:type_name -> zerofleet.v1.Generation
-	15, // 6: zerofleet.v1.Known.mark:type_name -> zerofleet.v1.Mark
-	28, // 7: zerofleet.v1.Known.instruction:type_name -> zerofleet.v1.Instruction
-	19, // 8: zerofleet.v1.Known.promise:type_name -> zerofleet.v1.PromiseRequest
-	22, // 9: zerofleet.v1.Known.share:type_name -> zerofleet.v1.SettleRequest
-	24, // 10: zerofleet.v1.Known.drain:type_name -> zerofleet.v1.DrainRequest
-	16, // 11: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
-	28, // 12: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
-	15, // 13: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
-	48, // 14: zerofleet.v1.WatchResponse.ended:type_name -> zerofleet.v1.Ended
-	51, // 15: zerofleet.v1.WatchResponse.disturbance:type_name -> zerofleet.v1.Disturbance
-	26, // 16: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
-	27, // 17: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
-	17, // 18: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
-	18, // 19: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
-	7,  // 20: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
-	21, // 21: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
-	7,  // 22: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 23: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
-	0,  // 24: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
-	7,  // 25: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
-	31, // 26: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
-	32, // 27: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
-	33, // 28: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
-	34, // 29: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	35, // 30: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
-	1,  // 31: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
-	54, // 32: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
-	55, // 33: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
-	56, // 34: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
-	57, // 35: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
-	7,  // 36: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 37: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 38: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
-	2,  // 39: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
-	0,  // 40: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
-	33, // 41: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
-	34, // 42: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
-	47, // 43: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
-	46, // 44: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
-	1,  // 45: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
-	58, // 46: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
-	7,  // 47: zerofleet.v1.SuspectRequest.worker:type_name -> zerofleet.v1.Identity
-	7,  // 48: zerofleet.v1.SuspectRequest.suspect:type_name -> zerofleet.v1.Identity
-	3,  // 49: zerofleet.v1.SuspectRequest.evidence:type_name -> zerofleet.v1.Evidence
-	4,  // 50: zerofleet.v1.Disturbance.kind:type_name -> zerofleet.v1.DisturbanceKind
-	51, // 51: zerofleet.v1.DisturbRequest.disturbance:type_name -> zerofleet.v1.Disturbance
-	5,  // 52: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
-	8,  // 53: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
-	10, // 54: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
-	12, // 55: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
-	29, // 56: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
-	36, // 57: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
-	19, // 58: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
-	22, // 59: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
-	24, // 60: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
-	38, // 61: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
-	40, // 62: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
-	49, // 63: zerofleet.v1.Control.Suspect:input_type -> zerofleet.v1.SuspectRequest
-	44, // 64: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
-	42, // 65: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
-	52, // 66: zerofleet.v1.Operator.Disturb:input_type -> zerofleet.v1.DisturbRequest
-	6,  // 67: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
-	9,  // 68: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
-	11, // 69: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
-	14, // 70: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
-	30, // 71: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
-	37, // 72: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
-	20, // 73: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
-	23, // 74: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
-	25, // 75: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
-	39, // 76: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
-	41, // 77: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
-	50, // 78: zerofleet.v1.Control.Suspect:output_type -> zerofleet.v1.SuspectResponse
-	45, // 79: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
-	43, // 80: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
-	53, // 81: zerofleet.v1.Operator.Disturb:output_type -> zerofleet.v1.DisturbResponse
-	67, // [67:82] is the sub-list for method output_type
-	52, // [52:67] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	11, // 1: zerofleet.v1.RenewRequest.stall:type_name -> zerofleet.v1.Stall
+	12, // 2: zerofleet.v1.Stall.causes:type_name -> zerofleet.v1.StallCause
+	7,  // 3: zerofleet.v1.WatchRequest.worker:type_name -> zerofleet.v1.Identity
+	15, // 4: zerofleet.v1.WatchRequest.known:type_name -> zerofleet.v1.Known
+	8,  // 5: zerofleet.v1.Known.registration:type_name -> zerofleet.v1.RegisterRequest
+	18, // 6: zerofleet.v1.Known.generation:type_name -> zerofleet.v1.Generation
+	18, // 7: zerofleet.v1.Known.settled:type_name -> zerofleet.v1.Generation
+	17, // 8: zerofleet.v1.Known.mark:type_name -> zerofleet.v1.Mark
+	30, // 9: zerofleet.v1.Known.instruction:type_name -> zerofleet.v1.Instruction
+	21, // 10: zerofleet.v1.Known.promise:type_name -> zerofleet.v1.PromiseRequest
+	24, // 11: zerofleet.v1.Known.share:type_name -> zerofleet.v1.SettleRequest
+	26, // 12: zerofleet.v1.Known.drain:type_name -> zerofleet.v1.DrainRequest
+	18, // 13: zerofleet.v1.WatchResponse.generation:type_name -> zerofleet.v1.Generation
+	30, // 14: zerofleet.v1.WatchResponse.instruction:type_name -> zerofleet.v1.Instruction
+	17, // 15: zerofleet.v1.WatchResponse.mark:type_name -> zerofleet.v1.Mark
+	51, // 16: zerofleet.v1.WatchResponse.ended:type_name -> zerofleet.v1.Ended
+	54, // 17: zerofleet.v1.WatchResponse.disturbance:type_name -> zerofleet.v1.Disturbance
+	28, // 18: zerofleet.v1.Generation.members:type_name -> zerofleet.v1.Member
+	29, // 19: zerofleet.v1.Generation.restore:type_name -> zerofleet.v1.Restore
+	19, // 20: zerofleet.v1.Generation.handover:type_name -> zerofleet.v1.Handover
+	20, // 21: zerofleet.v1.Handover.holders:type_name -> zerofleet.v1.Holder
+	7,  // 22: zerofleet.v1.PromiseRequest.worker:type_name -> zerofleet.v1.Identity
+	23, // 23: zerofleet.v1.PromiseRequest.held:type_name -> zerofleet.v1.HeldState
+	7,  // 24: zerofleet.v1.SettleRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 25: zerofleet.v1.DrainRequest.worker:type_name -> zerofleet.v1.Identity
+	0,  // 26: zerofleet.v1.Instruction.kind:type_name -> zerofleet.v1.InstructionKind
+	7,  // 27: zerofleet.v1.ReportRequest.worker:type_name -> zerofleet.v1.Identity
+	33, // 28: zerofleet.v1.ReportRequest.entries:type_name -> zerofleet.v1.ReportEntry
+	34, // 29: zerofleet.v1.ReportEntry.state:type_name -> zerofleet.v1.WorkerState
+	35, // 30: zerofleet.v1.ReportEntry.step:type_name -> zerofleet.v1.StepLine
+	37, // 31: zerofleet.v1.ReportEntry.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	38, // 32: zerofleet.v1.ReportEntry.event:type_name -> zerofleet.v1.Event
+	1,  // 33: zerofleet.v1.WorkerState.phase:type_name -> zerofleet.v1.Phase
+	57, // 34: zerofleet.v1.WorkerState.memory_bytes:type_name -> zerofleet.v1.WorkerState.MemoryBytesEntry
+	58, // 35: zerofleet.v1.StepLine.tier_bytes:type_name -> zerofleet.v1.StepLine.TierBytesEntry
+	59, // 36: zerofleet.v1.StepLine.sent_bytes:type_name -> zerofleet.v1.StepLine.SentBytesEntry
+	60, // 37: zerofleet.v1.StepLine.seconds:type_name -> zerofleet.v1.StepLine.SecondsEntry
+	61, // 38: zerofleet.v1.StepLine.waited_for:type_name -> zerofleet.v1.StepLine.WaitedForEntry
+	62, // 39: zerofleet.v1.StepTimes.seconds:type_name -> zerofleet.v1.StepTimes.SecondsEntry
+	63, // 40: zerofleet.v1.StepTimes.waited_for:type_name -> zerofleet.v1.StepTimes.WaitedForEntry
+	64, // 41: zerofleet.v1.Event.fields:type_name -> zerofleet.v1.Event.FieldsEntry
+	7,  // 42: zerofleet.v1.StoreFingerprintRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 43: zerofleet.v1.CommitManifestRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 44: zerofleet.v1.FinishedRequest.worker:type_name -> zerofleet.v1.Identity
+	2,  // 45: zerofleet.v1.FinishedRequest.outcome:type_name -> zerofleet.v1.Outcome
+	0,  // 46: zerofleet.v1.AskRequest.kind:type_name -> zerofleet.v1.InstructionKind
+	35, // 47: zerofleet.v1.StatusResponse.newest:type_name -> zerofleet.v1.StepLine
+	37, // 48: zerofleet.v1.StatusResponse.evaluation:type_name -> zerofleet.v1.EvaluationLine
+	50, // 49: zerofleet.v1.StatusResponse.workers:type_name -> zerofleet.v1.WorkerStatus
+	49, // 50: zerofleet.v1.StatusResponse.losses:type_name -> zerofleet.v1.Losses
+	1,  // 51: zerofleet.v1.WorkerStatus.phase:type_name -> zerofleet.v1.Phase
+	65, // 52: zerofleet.v1.WorkerStatus.memory_bytes:type_name -> zerofleet.v1.WorkerStatus.MemoryBytesEntry
+	11, // 53: zerofleet.v1.WorkerStatus.stall:type_name -> zerofleet.v1.Stall
+	36, // 54: zerofleet.v1.WorkerStatus.times:type_name -> zerofleet.v1.StepTimes
+	7,  // 55: zerofleet.v1.SuspectRequest.worker:type_name -> zerofleet.v1.Identity
+	7,  // 56: zerofleet.v1.SuspectRequest.suspect:type_name -> zerofleet.v1.Identity
+	3,  // 57: zerofleet.v1.SuspectRequest.evidence:type_name -> zerofleet.v1.Evidence
+	4,  // 58: zerofleet.v1.Disturbance.kind:type_name -> zerofleet.v1.DisturbanceKind
+	54, // 59: zerofleet.v1.DisturbRequest.disturbance:type_name -> zerofleet.v1.Disturbance
+	5,  // 60: zerofleet.v1.Control.FetchJob:input_type -> zerofleet.v1.FetchJobRequest
+	8,  // 61: zerofleet.v1.Control.Register:input_type -> zerofleet.v1.RegisterRequest
+	10, // 62: zerofleet.v1.Control.Renew:input_type -> zerofleet.v1.RenewRequest
+	14, // 63: zerofleet.v1.Control.Watch:input_type -> zerofleet.v1.WatchRequest
+	31, // 64: zerofleet.v1.Control.Report:input_type -> zerofleet.v1.ReportRequest
+	39, // 65: zerofleet.v1.Control.StoreFingerprint:input_type -> zerofleet.v1.StoreFingerprintRequest
+	21, // 66: zerofleet.v1.Control.Promise:input_type -> zerofleet.v1.PromiseRequest
+	24, // 67: zerofleet.v1.Control.Settle:input_type -> zerofleet.v1.SettleRequest
+	26, // 68: zerofleet.v1.Control.Drain:input_type -> zerofleet.v1.DrainRequest
+	41, // 69: zerofleet.v1.Control.CommitManifest:input_type -> zerofleet.v1.CommitManifestRequest
+	43, // 70: zerofleet.v1.Control.Finished:input_type -> zerofleet.v1.FinishedRequest
+	52, // 71: zerofleet.v1.Control.Suspect:input_type -> zerofleet.v1.SuspectRequest
+	47, // 72: zerofleet.v1.Operator.Status:input_type -> zerofleet.v1.StatusRequest
+	45, // 73: zerofleet.v1.Operator.Ask:input_type -> zerofleet.v1.AskRequest
+	55, // 74: zerofleet.v1.Operator.Disturb:input_type -> zerofleet.v1.DisturbRequest
+	6,  // 75: zerofleet.v1.Control.FetchJob:output_type -> zerofleet.v1.FetchJobResponse
+	9,  // 76: zerofleet.v1.Control.Register:output_type -> zerofleet.v1.RegisterResponse
+	13, // 77: zerofleet.v1.Control.Renew:output_type -> zerofleet.v1.RenewResponse
+	16, // 78: zerofleet.v1.Control.Watch:output_type -> zerofleet.v1.WatchResponse
+	32, // 79: zerofleet.v1.Control.Report:output_type -> zerofleet.v1.ReportResponse
+	40, // 80: zerofleet.v1.Control.StoreFingerprint:output_type -> zerofleet.v1.StoreFingerprintResponse
+	22, // 81: zerofleet.v1.Control.Promise:output_type -> zerofleet.v1.PromiseResponse
+	25, // 82: zerofleet.v1.Control.Settle:output_type -> zerofleet.v1.SettleResponse
+	27, // 83: zerofleet.v1.Control.Drain:output_type -> zerofleet.v1.DrainResponse
+	42, // 84: zerofleet.v1.Control.CommitManifest:output_type -> zerofleet.v1.CommitManifestResponse
+	44, // 85: zerofleet.v1.Control.Finished:output_type -> zerofleet.v1.FinishedResponse
+	53, // 86: zerofleet.v1.Control.Suspect:output_type -> zerofleet.v1.SuspectResponse
+	48, // 87: zerofleet.v1.Operator.Status:output_type -> zerofleet.v1.StatusResponse
+	46, // 88: zerofleet.v1.Operator.Ask:output_type -> zerofleet.v1.AskResponse
+	56, // 89: zerofleet.v1.Operator.Disturb:output_type -> zerofleet.v1.DisturbResponse
+	75, // [75:90] is the sub-list for method output_type
+	60, // [60:75] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_zerofleet_v1_control_proto_init() }
@@ -4459,14 +4790,14 @@ func file_zerofleet_v1_control_proto_init() {
 	if File_zerofleet_v1_control_proto != nil {
 		return
 	}
-	file_zerofleet_v1_control_proto_msgTypes[9].OneofWrappers = []any{
+	file_zerofleet_v1_control_proto_msgTypes[11].OneofWrappers = []any{
 		(*WatchResponse_Generation)(nil),
 		(*WatchResponse_Instruction)(nil),
 		(*WatchResponse_Mark)(nil),
 		(*WatchResponse_Ended)(nil),
 		(*WatchResponse_Disturbance)(nil),
 	}
-	file_zerofleet_v1_control_proto_msgTypes[26].OneofWrappers = []any{
+	file_zerofleet_v1_control_proto_msgTypes[28].OneofWrappers = []any{
 		(*ReportEntry_State)(nil),
 		(*ReportEntry_Step)(nil),
 		(*ReportEntry_Evaluation)(nil),
@@ -4478,7 +4809,7 @@ func file_zerofleet_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zerofleet_v1_control_proto_rawDesc), len(file_zerofleet_v1_control_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   54,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
