@@ -41,7 +41,7 @@ type cost struct {
 	SentBytes       int64            `json:"sent_bytes"` // of one worker in a step, its own counters: the median over the steps
 	SentBy          map[string]int64 `json:"sent_by"`    // of a step of that many
 	AllocatedBytes  int64            `json:"allocated_bytes"`
-	AnonymousBytes  int64            `json:"anonymous_bytes"` // the largest worker's peak of memory of its own
+	AnonymousBytes  int64            `json:"anonymous_bytes"` // the largest worker's peak of memory that nobody else can read
 	ResidentBytes   int64            `json:"resident_bytes"`  // and with mapped files: the model's pages count in each
 	PlanAllocated   int64            `json:"plan_allocated_bytes"`
 	PlanBytes       int64            `json:"plan_bytes"` // with what is taken beside the allocator, at most
@@ -51,9 +51,9 @@ func (o *costOptions) measure(ctx context.Context) (*table, error) {
 	if o.workers < 2 || o.steps < 2 || o.rounds < 1 {
 		return nil, fmt.Errorf("%d workers, %d steps, %d rounds: want at least 2, 2 and 1", o.workers, o.steps, o.rounds)
 	}
-	t := &table{Columns: []string{"model", "replicas", "tokens/s (lowest, highest)", "sent in a step", "allocated", "peak of its own memory", "resident peak", "plan: allocated", "plan: all"}}
+	t := &table{Columns: []string{"model", "replicas", "tokens/s (lowest, highest)", "sent in a step", "allocated", "peak of private memory", "resident peak", "plan: allocated", "plan: all"}}
 	t.note("%s", machine())
-	t.note("ZeRO-3, %d workers of one thread, nobody dies: %d runs of each kind in turn. Bytes are one worker's; the largest's, where they differ.", o.workers, o.rounds)
+	t.note("ZeRO-3, %d workers of one thread, nobody dies: %d runs of each kind in turn. Bytes are one worker's; the largest's, where they differ. Memory that peers may read is in the resident peak alone, and what a worker reads of its peers with it.", o.workers, o.rounds)
 	p, remove, err := newPlace(o.patience)
 	if err != nil {
 		return nil, err
