@@ -129,6 +129,8 @@ type Group interface {
 	// Records is a copy of the flight recorder: the last MaxRecords operations in the
 	// order they were posted.
 	Records() []Record
+	// Last is the record of the operation posted last; false when there was none.
+	Last() (Record, bool)
 
 	// Stalled is the operation that has made no progress for the longest, if that is more than longer, and whom it waits for;
 	// nil when all go on. Of a Group that has failed it is what it was at that moment. It costs little, and changes nothing.

@@ -109,6 +109,9 @@ func testRecords(t *testing.T, groups []collective.Group, _ *rand.Rand) {
 		if last.Op.String() != "all-gather #257 block.3 [7 f32]" || last.Ended.Before(last.Posted) || last.Err != "" {
 			t.Errorf("rank %d: the newest record is %v, from %v to %v", r, last, last.Posted, last.Ended)
 		}
+		if newest, ok := g.Last(); !ok || newest != last {
+			t.Errorf("rank %d: the last operation is %v, want %v", r, newest, last)
+		}
 		var log strings.Builder
 		if err := collective.Dump(&log, records); err != nil || strings.Count(log.String(), "\n") != len(records) {
 			t.Errorf("rank %d: dump of %d records has %d lines, error %v", r, len(records), strings.Count(log.String(), "\n"), err)

@@ -53,6 +53,9 @@ func (g *group) Rank() int          { return g.rank }
 func (g *group) Size() int          { return len(g.hub.groups) }
 func (g *group) Generation() uint64 { return g.generation }
 
+// Last is collective.Group's.
+func (g *group) Last() (collective.Record, bool) { return g.recorder.Last() }
+
 // Stalled is collective.Group's.
 func (g *group) Stalled(longer time.Duration) *collective.StallError {
 	return g.hub.stalled(g.rank, longer)

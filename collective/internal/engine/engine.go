@@ -239,6 +239,9 @@ func (e *Engine) Generation() uint64 { return e.cfg.Generation }
 // Records is a copy of the flight recorder.
 func (e *Engine) Records() []collective.Record { return e.recorder.Records() }
 
+// Last is the flight recorder's newest.
+func (e *Engine) Last() (collective.Record, bool) { return e.recorder.Last() }
+
 // Stats is a copy of the counters.
 func (e *Engine) Stats() collective.Stats {
 	e.mu.Lock()
