@@ -30,9 +30,12 @@ type foldState struct {
 
 func reducible(t kernels.DType) bool { return t == kernels.F32 || t == kernels.BF16 }
 
-// foldElems is how many elements a reduction's chunk has, where frames have so many bytes: a quarter of what they could
-// carry, so that a piece of the accumulator and a term of it stay in a core's cache from rank to rank.
-func foldElems(chunkBytes int) int { return chunkBytes / 4 / kernels.F32.Bytes() }
+// maxFoldBytes is the most that is folded at once: a piece of the accumulator and a term of it stay in a core's cache from
+// rank to rank.
+const maxFoldBytes = 256 << 10
+
+// foldElems is how many elements a reduction's chunk has, where frames have so many bytes.
+func foldElems(chunkBytes int) int { return min(chunkBytes, maxFoldBytes) / kernels.F32.Bytes() }
 
 // foldElems is how many elements a reduction's chunk has at this rank.
 func (e *Engine) foldElems() int { return foldElems(e.chunkBytes) }
