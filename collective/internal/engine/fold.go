@@ -149,6 +149,7 @@ func (e *Engine) fold() {
 		lo, hi := e.foldSpan(o, chunk)
 		leaf := o.FirstLeaf + rank
 		own := rank == e.rank
+		kind := s.kind
 		o.busy++
 		e.mu.Unlock()
 		var err error
@@ -158,8 +159,8 @@ func (e *Engine) fold() {
 			w := o.Type.Bytes()
 			err = o.acc.Fold(leaf, lo, o.share(o.src, e.rank)[lo*w:hi*w], o.Type)
 		case lent != nil:
-			w := o.fold.kind.Bytes()
-			err = o.acc.Fold(leaf, lo, lent[lo*w:hi*w], o.fold.kind)
+			w := kind.Bytes()
+			err = o.acc.Fold(leaf, lo, lent[lo*w:hi*w], kind)
 			stale = !e.peers[rank].link.Fresh()
 		default:
 			err = foldPieces(o.acc, leaf, lo, f.Data, f.Type)
@@ -171,7 +172,7 @@ func (e *Engine) fold() {
 			e.buffered(-int64(f.DataBytes))
 		}
 		if lent != nil {
-			e.took(o, e.peers[rank], uint64(hi-lo)*uint64(o.fold.kind.Bytes()))
+			e.took(o, e.peers[rank], uint64((hi-lo)*kind.Bytes()))
 		}
 		if !own && chunk < o.peers[rank].limit { // it was granted
 			e.stats.GrantedBytes -= e.foldCost(o, chunk)
