@@ -101,15 +101,18 @@ func (a *paced) Fold(leaf, off int, src []byte, t kernels.DType) error {
 	return a.Accumulator.Fold(leaf, off, src, t)
 }
 
+// budgetWorld is how many ranks take part.
+var budgetWorld = 64
+
 // Sixty-four ranks reduce onto each other, and the first is a hundred times slower: what it holds that it has not folded
 // stays within its budget, and so does what the others may send it.
 func TestBudgetAt64Ranks(t *testing.T) {
 	const (
-		world  = 64
 		n      = 2 << 10 // elements of a slice
 		rounds = 3
-		budget = world * minPeerBudget
 	)
+	world := budgetWorld
+	budget := int64(world * minPeerBudget)
 	engines := make([]*Engine, world)
 	ids := make([]string, world)
 	for r := range ids {
@@ -196,7 +199,7 @@ func TestBudgetAt64Ranks(t *testing.T) {
 		}
 	}
 	s := engines[0].Stats()
-	if all := uint64((world - 1) * rounds * 4 * n); s.TotalReceivedBytes() != all || all < budget {
+	if all := uint64((world - 1) * rounds * 4 * n); s.TotalReceivedBytes() != all || all < uint64(budget) {
 		t.Errorf("the slow rank received %d bytes, want %d, and more than its budget", s.TotalReceivedBytes(), all)
 	}
 	t.Logf("the slow rank: %d folds while the others made %d; granted %d bytes at most, buffered %d at most, of %d that it received; budget %d",
