@@ -269,6 +269,22 @@ func TestBadLoans(t *testing.T) {
 	}
 }
 
+// Frames over gRPC beside those of the lanes would be a second stream of one peer's: they are refused.
+func TestStreamThatLanesReplaced(t *testing.T) {
+	g, i := withImpostor(t, fleet{by: Lanes})
+	p := g.AllGather(context.Background(), "x", f32(2), f32(1))
+	i.await(frame.Post)
+	h := frame.Header{Kind: frame.Data, Type: kernels.F32, Seq: 1, Job: frame.JobHash("job-1"), Generation: 3}
+	if err := i.streams[1].SendMsg(&frame.Outgoing{Header: h, Data: make([]byte, 4)}); err != nil {
+		t.Fatal(err)
+	}
+	err := within(t, p)
+	var pe *collective.PeerError
+	if !errors.As(err, &pe) || pe.Rank != 0 || !strings.Contains(err.Error(), "a data frame over gRPC, which lanes has replaced") {
+		t.Errorf("got %v, want a *PeerError of rank 0", err)
+	}
+}
+
 // A connection that shows no token, or one that is not known, is let into nothing.
 func TestLaneNeedsToken(t *testing.T) {
 	g, i := withImpostor(t, fleet{by: Lanes})

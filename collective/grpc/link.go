@@ -2,6 +2,7 @@ package grpc
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -134,6 +135,10 @@ func (l *link) read(e *engine.Engine, bulk bool, s stream) {
 		if err := s.RecvMsg(&r); err != nil {
 			e.Lost(l.peer, bulk, lossCause(err))
 			return
+		}
+		if r.err == nil && l.carrier() != engine.Link(l) { // a peer's frames come one after the other
+			r.err = fmt.Errorf("a %s frame over gRPC, which %s has replaced", r.frame.Kind, l.transport())
+			r.frame.Free()
 		}
 		if r.err != nil {
 			e.Reject(l.peer, r.err)

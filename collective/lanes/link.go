@@ -192,15 +192,15 @@ func (l *Link) readOne(e *engine.Engine, bulk bool, r *frame.Reader) error {
 	case !bulk && f.DataBytes > collective.MaxRecordBytes:
 		return &frame.FormatError{Err: fmt.Errorf("%s frame with %d bytes of data on the control stream: want at most %d", f.Kind, f.DataBytes, collective.MaxRecordBytes)}
 	default:
-		var place []byte
+		var place engine.Placement
 		if bulk {
 			if place, err = e.Place(l.Peer, &f.Header); err != nil {
 				return &frame.FormatError{Err: err}
 			}
 		}
-		if place != nil {
-			err := r.Data(f, place)
-			e.Placed(l.Peer, f, err)
+		if place.Dst != nil {
+			err := r.Data(f, place.Dst)
+			e.Placed(l.Peer, place, f, err)
 			return err
 		}
 		buf := frame.Buffers.Get(int(f.DataBytes))

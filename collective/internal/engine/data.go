@@ -64,35 +64,43 @@ func (e *Engine) placeOf(m *opPeer) (lo, hi int) {
 	return lo, min(lo+e.chunkBytes, len(m.from))
 }
 
-// Place tells where the data of a frame on the bulk stream goes, so that a link can read it there: nil when it has to be
-// read elsewhere, and goes to Deliver with the frame. Memory that was given out must be given back by Placed.
-func (e *Engine) Place(from int, h *frame.Header) ([]byte, error) {
+// Placement is where the data of a frame is read to; the zero Placement has no place.
+type Placement struct {
+	Dst   []byte
+	op    *op
+	peer  *opPeer
+	chunk int
+}
+
+// Place tells where the data of a frame on the bulk stream goes, so that a link can read it there: nowhere when it has to be
+// read elsewhere, and goes to Deliver with the frame. A place that was given out must be given back by Placed.
+func (e *Engine) Place(from int, h *frame.Header) (Placement, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := e.peers[from]
 	if h.Kind != frame.Data || h.Job != e.job || h.Generation != e.cfg.Generation || int(h.Rank) != from || e.err != nil {
-		return nil, nil // Deliver says what is wrong
+		return Placement{}, nil // Deliver says what is wrong
 	}
 	o, m, err := e.chunkOf(p, h)
 	if err != nil || o.small != nil || o.reduces() || h.Flags&frame.FlagLent != 0 {
-		return nil, err
+		return Placement{}, err
 	}
 	lo, hi := e.placeOf(m)
 	o.busy++
-	return m.from[lo:hi:hi], nil
+	return Placement{m.from[lo:hi:hi], o, m, m.next}, nil
 }
 
 // Placed takes a frame whose data was read to where Place said, or why it could not be.
-func (e *Engine) Placed(from int, f *frame.Frame, failed error) {
+func (e *Engine) Placed(from int, at Placement, f *frame.Frame, failed error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	p := e.peers[from]
-	o, m, err := e.chunkOf(p, &f.Header)
-	if err != nil { // nobody else moves it on
-		panic(fmt.Sprintf("a chunk that was placed is not there any more: %v", err))
-	}
+	p, o, m := e.peers[from], at.op, at.peer
 	o.busy--
-	if failed == nil {
+	switch {
+	case failed != nil:
+	case m.next != at.chunk:
+		e.violation(p, fmt.Errorf("chunk %d of %s twice", at.chunk, o.Op))
+	default:
 		p.heard = time.Now()
 		p.stats.FrameBytesReceived += uint64(frame.HeaderBytes + len(f.Meta) + int(f.DataBytes))
 		e.took(o, p, uint64(f.DataBytes))

@@ -151,6 +151,8 @@ func parseHeader(b *[HeaderBytes]byte) (Header, error) {
 		return h, fmt.Errorf("%s frame in space %d: want 0 to %d", h.Kind, h.Space, lastSpace)
 	case h.Flags&^knownFlags != 0:
 		return h, fmt.Errorf("%s frame with flags %#x: want none but %#x", h.Kind, h.Flags, knownFlags)
+	case h.Flags&FlagLent != 0 && h.Kind != Data:
+		return h, fmt.Errorf("%s frame that lends: want %s", h.Kind, Data)
 	case h.MetaBytes > MaxMetaBytes:
 		return h, fmt.Errorf("%s frame with a meta part of %d bytes: want at most %d", h.Kind, h.MetaBytes, MaxMetaBytes)
 	case h.DataBytes > MaxDataBytes:
