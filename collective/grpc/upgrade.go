@@ -6,14 +6,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"os"
 	"runtime"
 	"slices"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/zerofleet/zerofleet/collective/internal/frame"
@@ -71,9 +70,9 @@ func (m *membership) offer(l *link, w *pb.CollectiveWelcome) {
 	} else {
 		w.UnixName = m.ep.local.name
 	}
-	_, _ = rand.Read(l.token[:]) // never fails
 	l.memory = make(chan *shm.Peer, 1)
 	m.ep.mu.Lock()
+	_, _ = rand.Read(l.token[:]) // never fails
 	m.ep.offers[l.token] = offer{m, l}
 	m.ep.mu.Unlock()
 	w.Transports, w.Token = carriers, l.token[:]
@@ -182,11 +181,7 @@ func (m *membership) introduce(ctx context.Context, c net.Conn, use int, tok []b
 	if err != nil {
 		return err
 	}
-	head, err := (&frame.Outgoing{Header: m.header(frame.Hello), Meta: meta}).Head()
-	if err != nil {
-		return err
-	}
-	if _, err := c.Write(head); err != nil {
+	if err := frame.WriteBare(c, &frame.Outgoing{Header: m.header(frame.Hello), Meta: meta}); err != nil {
 		return err
 	}
 	got, err := frame.ReadBare(c)
@@ -269,10 +264,10 @@ func (m *membership) answered(l *link, s grpc.ServerStream) error {
 	return m.carry(l, by, conns, memory)
 }
 
-// admitLane gives a connection that a peer opened to the link that its token is for.
-func (ep *Endpoint) admitLane(c net.Conn, local bool, patience time.Duration) error {
+// admitLane gives a connection that a peer opened to the link that its token is for. from reads it from its first byte.
+func (ep *Endpoint) admitLane(c net.Conn, from io.Reader, local bool, patience time.Duration) error {
 	_ = c.SetDeadline(time.Now().Add(patience))
-	f, err := frame.ReadBare(c)
+	f, err := frame.ReadBare(from)
 	if err != nil {
 		return err
 	}
@@ -296,11 +291,7 @@ func (ep *Endpoint) admitLane(c net.Conn, local bool, patience time.Duration) er
 	if err := o.l.keep(use, c); err != nil {
 		return err
 	}
-	head, err := (&frame.Outgoing{Header: o.m.header(frame.Welcome)}).Head()
-	if err != nil {
-		return err
-	}
-	if _, err := c.Write(head); err != nil {
+	if err := frame.WriteBare(c, &frame.Outgoing{Header: o.m.header(frame.Welcome)}); err != nil {
 		return err
 	}
 	if use == useMemory {
@@ -330,138 +321,4 @@ func (l *link) keep(use int, c net.Conn) error {
 	}
 	l.conns[use] = c
 	return nil
-}
-
-// sorting takes the lanes out of the connections that come for gRPC.
-type sorting struct {
-	credentials.TransportCredentials
-	ep *Endpoint
-}
-
-// ServerHandshake is credentials.TransportCredentials's.
-func (s sorting) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if s.ep.tls {
-		secured, auth, err := s.TransportCredentials.ServerHandshake(c)
-		if t, ok := auth.(credentials.TLSInfo); err != nil || !ok || t.State.NegotiatedProtocol != laneProtocol {
-			return secured, auth, err
-		}
-		return s.dispatch(secured)
-	}
-	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
-	first := make([]byte, 3)
-	if _, err := c.Read(first[:1]); err != nil {
-		return nil, nil, err
-	}
-	_ = c.SetReadDeadline(time.Time{})
-	if plain, ok := c.(addressedConn); ok && frame.Begins(first[0]) {
-		return s.dispatch(&pushedBack{plain.Conn, first[:1]})
-	}
-	return s.TransportCredentials.ServerHandshake(&pushedBack{c, first[:1]})
-}
-
-func (s sorting) dispatch(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if err := s.ep.admitLane(c, false, helloTimeout); err != nil {
-		s.ep.log.Warn("a lane was refused", "addr", c.RemoteAddr().String(), "err", err)
-		_ = c.Close()
-		return nil, nil, err
-	}
-	return nil, nil, credentials.ErrConnDispatched
-}
-
-// Clone is credentials.TransportCredentials's.
-func (s sorting) Clone() credentials.TransportCredentials {
-	return sorting{s.TransportCredentials.Clone(), s.ep}
-}
-
-// pushedBack is a connection of which the first bytes have been read.
-type pushedBack struct {
-	net.Conn
-	first []byte
-}
-
-func (c *pushedBack) Read(b []byte) (int, error) {
-	if len(c.first) == 0 {
-		return c.Conn.Read(b)
-	}
-	n := copy(b, c.first)
-	c.first = c.first[n:]
-	return n, nil
-}
-
-// WriteBuffers writes from several places at once where the connection can.
-func (c *pushedBack) WriteBuffers(b *net.Buffers) (int64, error) {
-	if g, ok := c.Conn.(interface {
-		WriteBuffers(*net.Buffers) (int64, error)
-	}); ok {
-		return g.WriteBuffers(b)
-	}
-	return b.WriteTo(c.Conn)
-}
-
-// localSocket is where processes of this host come for shared memory: a name in the network namespace, without a file.
-type localSocket struct {
-	name string
-	lis  *net.UnixListener
-	ep   *Endpoint
-	done chan struct{}
-}
-
-func listenLocal(ep *Endpoint) (*localSocket, error) {
-	s := &localSocket{name: "zerofleet-" + rand.Text(), ep: ep, done: make(chan struct{})}
-	var err error
-	if s.lis, err = net.ListenUnix("unix", &net.UnixAddr{Name: "@" + s.name, Net: "unix"}); err != nil {
-		return nil, err
-	}
-	go s.serve()
-	return s, nil
-}
-
-func (s *localSocket) serve() {
-	defer close(s.done)
-	for {
-		c, err := s.lis.AcceptUnix()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				s.ep.log.Error("shared memory's socket stopped", "err", err)
-			}
-			return
-		}
-		// One after the other: a peer says what it wants at once, and nobody else knows the name.
-		if err := s.admit(c); err != nil {
-			s.ep.log.Warn("a local connection was refused", "err", err)
-			_ = c.Close()
-		}
-	}
-}
-
-// localPatience is how long a process of this host may take to say who it is, while others wait.
-const localPatience = time.Second
-
-func (s *localSocket) admit(c *net.UnixConn) error {
-	uid, err := peerUser(c)
-	if err != nil {
-		return err
-	}
-	if uid != os.Getuid() {
-		return fmt.Errorf("a process of user %d: this is user %d's", uid, os.Getuid())
-	}
-	return s.ep.admitLane(c, true, localPatience)
-}
-
-func (s *localSocket) close() {
-	_ = s.lis.Close()
-	<-s.done
-}
-
-// dialLocal connects to a peer's socket on this host. It fails at once where there is none.
-func (ep *Endpoint) dialLocal(ctx context.Context, name string, use int) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", "@"+name)
-	if err != nil {
-		return nil, err
-	}
-	if use == useMemory {
-		return c, nil
-	}
-	return ep.wrap(c), nil
 }

@@ -1,7 +1,6 @@
 package frame
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -22,27 +21,17 @@ type Outgoing struct {
 
 // Encode gives the frame as buffers, Data copied into one from pool.
 func (f *Outgoing) Encode(pool mem.BufferPool) (mem.BufferSlice, error) {
-	if len(f.Meta) > MaxMetaBytes || len(f.Data) > MaxDataBytes {
-		return nil, fmt.Errorf("encode %s frame: %d bytes of meta and %d of data: want at most %d and %d",
-			f.Kind, len(f.Meta), len(f.Data), MaxMetaBytes, MaxDataBytes)
+	if len(f.Data) == 0 {
+		head, err := f.head(nil)
+		return mem.BufferSlice{mem.SliceBuffer(head)}, err
 	}
-	h := f.Header
-	h.MetaBytes, h.DataBytes = uint32(len(f.Meta)), uint32(len(f.Data))
-	head := make([]byte, HeaderBytes+len(f.Meta))
-	b := (*[HeaderBytes]byte)(head)
-	h.put(b)
-	copy(head[HeaderBytes:], f.Meta)
-	out := append(make(mem.BufferSlice, 0, 2), mem.SliceBuffer(head))
-	var dataSum uint64
-	if len(f.Data) > 0 {
-		data := mem.Copy(f.Data, pool)
-		if f.Flags&FlagSummed != 0 {
-			dataSum = xxh3.Hash(data.ReadOnlyData()) // the copy: what is sent is what was summed
-		}
-		out = append(out, data)
+	data := mem.Copy(f.Data, pool)
+	head, err := f.head(data.ReadOnlyData()) // the copy: what is sent is what was summed
+	if err != nil {
+		data.Free()
+		return nil, err
 	}
-	binary.LittleEndian.PutUint64(b[48:], sum(b, f.Meta, dataSum))
-	return out, nil
+	return mem.BufferSlice{mem.SliceBuffer(head), data}, nil
 }
 
 // Frame is a frame that was received. Data refers to the received buffers, in pieces that
@@ -80,11 +69,19 @@ func Decode(src mem.BufferSlice) (*Frame, error) {
 	if h.Flags&FlagSummed != 0 && h.DataBytes > 0 {
 		dataSum = sumPieces(f.Data)
 	}
-	if got := sum(&b, f.Meta, dataSum); got != h.Sum {
+	if err := f.check(&b, dataSum); err != nil {
 		f.Free()
-		return nil, fmt.Errorf("%s frame %d.%d: %w: %016x, want %016x", h.Kind, h.Seq, h.Chunk, ErrChecksum, got, h.Sum)
+		return nil, err
 	}
 	return f, nil
+}
+
+// check holds the frame to its checksum: b is its header as it was read.
+func (f *Frame) check(b *[HeaderBytes]byte, dataSum uint64) error {
+	if got := sum(b, f.Meta, dataSum); got != f.Sum {
+		return fmt.Errorf("%s frame %d.%d: %w: %016x, want %016x", f.Kind, f.Seq, f.Chunk, ErrChecksum, got, f.Sum)
+	}
+	return nil
 }
 
 // Free gives the received buffers back. It may be called more than once.

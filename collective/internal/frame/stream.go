@@ -102,6 +102,16 @@ func ReadBare(r io.Reader) (*Frame, error) {
 	return f, one.check(f, 0)
 }
 
+// WriteBare writes a frame without data.
+func WriteBare(w io.Writer, f *Outgoing) error {
+	head, err := f.head(nil)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(head)
+	return err
+}
+
 // Begins reports whether a frame can begin with that byte.
 func Begins(first byte) bool { return first == magic[0] }
 
@@ -126,8 +136,8 @@ func (r *Reader) Data(f *Frame, dst []byte) error {
 }
 
 func (r *Reader) check(f *Frame, dataSum uint64) error {
-	if got := sum(&r.head, f.Meta, dataSum); got != f.Sum {
-		return &FormatError{fmt.Errorf("%s frame %d.%d: %w: %016x, want %016x", f.Kind, f.Seq, f.Chunk, ErrChecksum, got, f.Sum)}
+	if err := f.check(&r.head, dataSum); err != nil {
+		return &FormatError{err}
 	}
 	return nil
 }
