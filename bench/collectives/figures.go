@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"math"
-	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,22 +129,4 @@ func (c *cell) String() string {
 	}
 	mid, low, high := c.rate()
 	return fmt.Sprintf("%s (%s-%s)", significant(mid), significant(low), significant(high))
-}
-
-// machine is where it was measured, and how busy that was.
-func machine() string {
-	name := runtime.GOARCH
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(info)) {
-			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-				name = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	load := "unknown"
-	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
-		load, _, _ = strings.Cut(string(b), " ")
-	}
-	return fmt.Sprintf("%s, %d cores; load when it began: %s.", name, runtime.NumCPU(), load)
 }

@@ -23,6 +23,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/zerofleet/zerofleet/bench/machine"
 )
 
 // rankCommand is the first argument of a process that this program starts of itself.
@@ -143,7 +145,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 		return err
 	}
 	r := &report{Command: strings.TrimSpace("go run ./bench/collectives " + strings.Join(args, " "))}
-	r.note("%s", machine())
+	r.note("%s", machine.Line())
 	definitions(r, o)
 	err = measureAll(ctx, o, r, errs)
 	// Also of a run that was ended or found wanting: what is there was measured.

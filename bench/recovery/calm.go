@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os/exec"
 	"time"
+
+	"github.com/zerofleet/zerofleet/bench/machine"
 )
 
 type calmOptions struct {
@@ -51,7 +53,7 @@ func (o *calmOptions) measure(ctx context.Context) (*table, error) {
 	}
 	defer remove()
 	t := &table{Columns: []string{"", "found", "want"}}
-	t.note("%s", machine())
+	t.note("%s", machine.Line())
 	t.note("%s, ZeRO-3, replicas 1, %d workers of one thread; the coordinator killed with SIGKILL %d times and started again at once.", s, o.workers, o.deaths)
 	f, err := p.launch("calm", s, o.workers)
 	if err != nil {

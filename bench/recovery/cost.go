@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zerofleet/zerofleet/bench/machine"
 	"github.com/zerofleet/zerofleet/coordinator"
 )
 
@@ -52,7 +53,7 @@ func (o *costOptions) measure(ctx context.Context) (*table, error) {
 		return nil, fmt.Errorf("%d workers, %d steps, %d rounds: want at least 2, 2 and 1", o.workers, o.steps, o.rounds)
 	}
 	t := &table{Columns: []string{"model", "replicas", "tokens/s (lowest, highest)", "sent in a step", "allocated", "peak of private memory", "resident peak", "plan: allocated", "plan: all"}}
-	t.note("%s", machine())
+	t.note("%s", machine.Line())
 	t.note("ZeRO-3, %d workers of one thread, nobody dies: %d runs of each kind in turn. Bytes are one worker's; the largest's, where they differ. Memory that peers may read is in the resident peak alone, and what a worker reads of its peers with it.", o.workers, o.rounds)
 	p, remove, err := newPlace(o.patience)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"time"
+
+	"github.com/zerofleet/zerofleet/bench/machine"
 )
 
 // killOptions say whom to kill and how often.
@@ -56,7 +58,7 @@ func (o *killOptions) measure(ctx context.Context) (*table, error) {
 	}
 	defer remove()
 	t := &table{Columns: []string{"seconds from SIGKILL", "median", "worst"}}
-	t.note("%s", machine())
+	t.note("%s", machine.Line())
 	t.note("%s, ZeRO-3, replicas 1, no checkpoint, %d workers of one thread that are started again; seed %d.", s, o.workers, o.seed)
 	f, err := p.launch("killed", s, o.workers, "workers.restart=true")
 	if err != nil {

@@ -4,29 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 )
-
-// machine is where it was measured, and how busy that was.
-func machine() string {
-	name := runtime.GOARCH
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(info)) {
-			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-				name = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	load := "unknown"
-	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
-		load, _, _ = strings.Cut(string(b), " ")
-	}
-	return fmt.Sprintf("%s, %d cores; load when it began: %s.", name, runtime.NumCPU(), load)
-}
 
 // resident is a line of /proc/PID/status, in bytes; 0 when the process is gone.
 func resident(pid int, field string) int64 {

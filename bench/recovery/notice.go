@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/zerofleet/zerofleet/bench/machine"
 )
 
 type noticeOptions struct {
@@ -58,7 +60,7 @@ func (o *noticeOptions) measure(ctx context.Context) (*table, error) {
 	defer remove()
 	t := &table{Columns: []string{"notice of", "step takes", "until it is acted on", "until the others have everything", "until its process has ended", "until the next step is committed", "handed over",
 		"steps abandoned and redone", "read from checkpoints"}}
-	t.note("%s", machine())
+	t.note("%s", machine.Line())
 	t.note("%s, ZeRO-3, replicas 1, no checkpoint, %d workers of one thread; the notice is a file that a worker looks for twice a second. Seconds, from when the file was written.", s.name(), o.workers)
 	each, err := o.sequenceSeconds(ctx, p, s)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/zerofleet/zerofleet/bench/machine"
 	"github.com/zerofleet/zerofleet/membership"
 	"github.com/zerofleet/zerofleet/membership/fleettest"
 )
@@ -46,7 +47,7 @@ func (o *planOptions) measure(ctx context.Context) (*table, error) {
 		o.seed = rand.Uint64()
 	}
 	t := &table{Columns: []string{"a call that", "calls", "median ms", "worst ms"}}
-	t.note("%s", machine())
+	t.note("%s", machine.Line())
 	t.note("membership.Next: %d workers, of whom %d die, %d at a time, each time with all other workers' promises; seed %d.", o.workers, o.failures, o.at, o.seed)
 	found := planFound{Seed: o.seed}
 	f, err := fleettest.New(o.workers)

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/zerofleet/zerofleet/bench/machine"
 	"github.com/zerofleet/zerofleet/model/spec"
 )
 
@@ -69,7 +70,7 @@ func (o *torchrunOptions) measure(ctx context.Context) (*table, error) {
 	}
 	defer remove()
 	t := &table{Columns: []string{"seconds from SIGKILL to the next finished step", "median", "worst"}}
-	t.note("%s", machine())
+	t.note("%s", machine.Line())
 	var ours []splits
 	var theirs []restarted
 	version := ""
