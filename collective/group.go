@@ -37,12 +37,7 @@ type Buffer struct {
 }
 
 // Len is the number of elements.
-func (b Buffer) Len() int {
-	if w := b.Type.Bytes(); w != 0 {
-		return len(b.Bytes) / w
-	}
-	return 0
-}
+func (b Buffer) Len() int { return b.Type.Len(len(b.Bytes)) }
 
 // IsZero reports whether b is the zero Buffer, or empty without a type.
 func (b Buffer) IsZero() bool { return b.Type == 0 && len(b.Bytes) == 0 }
@@ -55,8 +50,8 @@ func (b Buffer) IsZero() bool { return b.Type == 0 && len(b.Bytes) == 0 }
 type Accumulator interface {
 	// Len is the number of elements of the slice.
 	Len() int
-	// Fold adds leaf's elements src, of type t, onto elements [off, off+len(src)/t.Bytes()).
-	// src holds whole elements, may be unaligned, and is valid only during the call.
+	// Fold adds leaf's elements src, of type t, onto elements [off, off+t.Len(len(src))).
+	// src holds whole elements, or blocks of them, may be unaligned, and is valid only during the call.
 	// An error fails the Group.
 	Fold(leaf, off int, src []byte, t kernels.DType) error
 }
@@ -91,7 +86,7 @@ type Group interface {
 
 	// ReduceScatter adds one round of leaves onto each owner's accumulator.
 	//
-	// src is [W, n] of f32 or bf16, in rank order, n = acc.Len(); the zero Buffer for a rank
+	// src is [W, n] of f32, bf16 or int8, in rank order, n = acc.Len(); the zero Buffer for a rank
 	// that has no leaf this round. Ranks 0 .. contributors-1 have one: rank r's is leaf
 	// firstLeaf+r. Each owner's slices are folded onto acc in rank order, its own in its
 	// turn; a rank without a leaf contributes nothing, not zeros. At W = 1 the one leaf goes

@@ -24,6 +24,8 @@ type PeerStats struct {
 	Transport                          string // that carries frames: "shm", "lanes", "grpc"; "" at the own rank
 	SentBytes, ReceivedBytes           uint64 // tensor and record bytes, without headers
 	FrameBytesSent, FrameBytesReceived uint64 // with our headers and control frames, before the transport's own
+	// What the kernel has counted on the TCP connections that carry the frames, handshakes included; 0 over anything else.
+	SocketBytesSent, SocketBytesReceived uint64
 }
 
 // TotalSentBytes is the sum over kinds.

@@ -24,6 +24,7 @@ type losses struct {
 	checkpointFailures        uint32
 	failing                   string // why a newer one than that is not there yet
 	damagedReplicas           uint32
+	exactUntil                *uint64 // the step after which a worker of other bits was admitted first; nil: none was
 }
 
 func (l *losses) see(e eventJSON) {
@@ -56,6 +57,10 @@ func (l *losses) see(e eventJSON) {
 		}
 	case "replica_differs":
 		l.damagedReplicas++
+	case "exactness_ended":
+		if step := e.count("step"); l.exactUntil == nil || step < *l.exactUntil {
+			l.exactUntil = &step
+		}
 	case "generation":
 		if l.generations++; e.Fields["previous"] != "" {
 			l.lose(e.Time)
@@ -93,5 +98,5 @@ func (e eventJSON) count(field string) uint64 {
 
 func (l losses) proto() *zerofleetv1.Losses {
 	return &zerofleetv1.Losses{Workers: l.workers, Generations: l.generations, Seconds: l.seconds, MovedBytes: l.movedBytes, RestoredBytes: l.restoredBytes,
-		Drained: l.drained, StepsRedone: l.redone, CheckpointFailures: l.checkpointFailures, DamagedReplicas: l.damagedReplicas}
+		Drained: l.drained, StepsRedone: l.redone, CheckpointFailures: l.checkpointFailures, DamagedReplicas: l.damagedReplicas, ExactUntil: l.exactUntil}
 }

@@ -206,6 +206,8 @@ type lossesJSON struct {
 	// Checkpoints that failed at first, or for good; replicas that were not like their shard.
 	CheckpointFailures uint32 `json:"checkpoint_failures"`
 	DamagedReplicas    uint32 `json:"damaged_replicas"`
+	// ExactUntil is the last step that any world size would have computed so; absent: all are.
+	ExactUntil *uint64 `json:"exact_until,omitempty"`
 }
 
 type workerStatusJSON struct {
@@ -242,6 +244,9 @@ func WriteStatusJSON(w io.Writer, s *Status) error {
 		RestoredBytes: lost.GetRestoredBytes(), Drained: lost.GetDrained(), StepsRedone: lost.GetStepsRedone(), Goodput: lost.GetGoodput(),
 		LostSeconds: lost.GetLostSeconds(), WorkerHours: lost.GetWorkerHours(), Spent: lost.GetSpent(), Saved: lost.GetSaved(),
 		CheckpointFailures: lost.GetCheckpointFailures(), DamagedReplicas: lost.GetDamagedReplicas()}
+	if lost != nil {
+		out.Losses.ExactUntil = lost.ExactUntil
+	}
 	if l := s.GetNewest(); l != nil {
 		line := stepLine(l)
 		out.Newest, out.Step, out.TotalSteps, out.Loss = &line, line.Step, line.TotalSteps, &line.Loss
@@ -287,6 +292,9 @@ func WriteStatus(w io.Writer, s *Status) error {
 	}
 	if n := s.GetLosses().GetDamagedReplicas(); n > 0 {
 		fmt.Fprintf(t, "damaged memory\t%d replicas were not like their shard; the job went back to a checkpoint\n", n)
+	}
+	if l := s.GetLosses(); l != nil && l.ExactUntil != nil {
+		fmt.Fprintf(t, "exact until\tstep %d: a worker of other bits was admitted after it\n", l.GetExactUntil())
 	}
 	fmt.Fprintf(t, "generation\t%d\n", s.GetGeneration())
 	l := s.GetLosses()

@@ -362,7 +362,7 @@ func straggler(s *Status, times map[string]*zerofleetv1.StepTimes) *Straggler {
 
 // troubles are the events that say what went wrong.
 var troubles = []string{"worker_died", "worker_removed", "generation_over", "checkpoint_failed", "checkpoint_refused", "replica_differs",
-	"fingerprint_differs", "disturbed", "draining", "suspended", "suspending", "unheard", "metrics_missing"}
+	"fingerprint_differs", "exactness_ended", "disturbed", "draining", "suspended", "suspending", "unheard", "metrics_missing"}
 
 // causes are the newest events that tell of a trouble, the oldest first.
 func causes(events []eventJSON) []CauseEvent {

@@ -18,10 +18,6 @@ const anyOther = "*"
 var absentValues = map[string][]string{
 	"method.type":                {"lora", "prompt", "head", "reward", "dpo", "ppo"},
 	"train.precision":            {"f16"},
-	"sharding.wire.parameters":   {"int8"},
-	"sharding.wire.gradients":    {"int8"},
-	"sharding.reduction":         {"tree8"},
-	"sharding.exact":             {"preferred", "off"},
 	"output.formats":             {"gguf"},
 	"recovery.replica_tier":      {"nvme"},
 	"train.leaf":                 {anyOther},

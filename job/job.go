@@ -104,14 +104,14 @@ type Schedule struct {
 type Sharding struct {
 	Stage     Stage  `yaml:"stage" default:"3" enum:"0|1|2|3|auto" doc:"what is cut: 0 nothing; 1 optimizer state; 2 and gradients; 3 and parameters; auto: the smallest that fits"`
 	Wire      Wire   `yaml:"wire" doc:"the numeric formats that values are rounded to before they travel, at every world size"`
-	Reduction string `yaml:"reduction" default:"fold" enum:"fold" doc:"the order of the exact sum: leaf 0, 1, 2 ..."`
-	Exact     string `yaml:"exact" default:"required" enum:"required" doc:"the same bits at every world size: a worker whose kernels differ is refused"`
+	Reduction string `yaml:"reduction" default:"fold" enum:"fold|tree8" doc:"the order of the exact sum: fold: leaf 0, 1, 2 ...; tree8: a balanced tree in each group of 8 leaves, then the groups in order, which takes three more f32 buffers of a part"`
+	Exact     string `yaml:"exact" default:"required" enum:"required|preferred|off" doc:"the same bits at every world size. required: a worker whose kernels differ is refused; preferred: it is admitted, and the step at which the promise ended is recorded; off: nothing is promised, and sums may take any order"`
 }
 
 // Wire is the numeric formats of what travels.
 type Wire struct {
-	Parameters string `yaml:"parameters" enum:"f32|bf16" derived:"train.precision" doc:"parameters, before they are computed with"`
-	Gradients  string `yaml:"gradients" default:"f32" enum:"f32|bf16" doc:"a leaf's gradient, before it is summed"`
+	Parameters string `yaml:"parameters" enum:"f32|bf16|int8" derived:"train.precision" doc:"parameters, before they are computed with; int8: in blocks of 256 with one scale"`
+	Gradients  string `yaml:"gradients" default:"f32" enum:"f32|bf16|int8" doc:"a leaf's gradient, before it is summed"`
 }
 
 // Collective is how workers talk to each other.
@@ -119,6 +119,7 @@ type Collective struct {
 	Transport          string  `yaml:"transport" default:"auto" enum:"auto|grpc|lanes|shm" doc:"what carries the bytes: shm is memory that workers of one host read in place, lanes are connections of their own, grpc is gRPC streams; a link takes the fastest up to the one named that both its ends can use, auto any"`
 	ReceiveBudgetBytes Bytes   `yaml:"receive_budget_bytes" default:"256MiB" range:"[1048576,1099511627776]" doc:"memory for what has arrived and is not added yet, per worker"`
 	Checksum           bool    `yaml:"checksum" default:"true" doc:"check what arrives"`
+	Overlap            bool    `yaml:"overlap" default:"true" doc:"gather the next unit and reduce the last while this one is computed; false: one after the other, to see what that saves"`
 	DeadlineSeconds    float64 `yaml:"deadline_seconds" default:"60" range:"(0,86400]" doc:"a wait longer than this fails and names who has not arrived"`
 }
 

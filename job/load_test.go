@@ -39,7 +39,7 @@ func TestDefaults(t *testing.T) {
 			Schedule:  Schedule{Name: "cosine", WarmupSteps: 20, MinLearningRateRatio: 0.1},
 			Precision: "bf16", MaxGradNorm: 1, GradientCheckpointing: Auto, OnNaN: "stop"},
 		Sharding:   Sharding{Stage: 3, Wire: Wire{Parameters: "bf16", Gradients: "f32"}, Reduction: "fold", Exact: "required"},
-		Collective: Collective{Transport: "auto", ReceiveBudgetBytes: 256 << 20, Checksum: true, DeadlineSeconds: 60},
+		Collective: Collective{Transport: "auto", ReceiveBudgetBytes: 256 << 20, Checksum: true, Overlap: true, DeadlineSeconds: 60},
 		Workers:    Workers{Min: 1, Max: 2, Device: "auto", Threads: 1, Spot: Spot{Provider: "none", GraceSeconds: 30}, OrphanSeconds: 60},
 		Recovery:   Recovery{Replicas: 1, ReplicaTier: "host", BelowMin: "wait"},
 		Checkpoint: Checkpoint{Store: "runs/job/checkpoints", EverySteps: 200, Keep: 3, OnExit: true, RetrySeconds: 300},
@@ -134,10 +134,9 @@ job.yaml:9:9: output: 7: want a section of fields`},
 job.yaml:7:3: method.lora: not available in this version
 job.yaml:8:1: offload: not available in this version
 job.yaml:10:1: train2: unknown field (did you mean "train"?)`},
-		{name: "absent values", text: minimal, sets: []string{"train.leaf=2", "output.formats=[safetensors, gguf]", "sharding.wire.gradients=int8", "checkpoint.store=hf://b", "data.train[0].path=x.parquet", "model.base=ftp://x"},
+		{name: "absent values", text: minimal, sets: []string{"train.leaf=2", "output.formats=[safetensors, gguf]", "checkpoint.store=hf://b", "data.train[0].path=x.parquet", "model.base=ftp://x"},
 			want: `--set train.leaf=2: train.leaf: 2: not available in this version: want 1
 --set output.formats=[safetensors, gguf]: output.formats[1]: gguf: not available in this version: want safetensors
---set sharding.wire.gradients=int8: sharding.wire.gradients: int8: not available in this version: want f32 or bf16
 --set checkpoint.store=hf://b: checkpoint.store: hf://b: hf:// is not available in this version: want a local path, s3://, gs:// or azblob://
 --set data.train[0].path=x.parquet: data.train[0].path: x.parquet: .parquet is not available in this version: want .jsonl or .txt
 --set model.base=ftp://x: model.base: ftp://x: want a local path, hf:// or preset://`},

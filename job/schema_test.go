@@ -86,7 +86,7 @@ func TestSchemaRefusesWhatLoadRefuses(t *testing.T) {
 	for _, wrong := range []string{
 		"sede: 1", "seed: ten", "seed: -1", "name: 5", "workers: {min: 1.5}", "workers: {min: 0}", "log: {tensorboard: 'yes'}",
 		"method: {type: lora}", "method: {lora: {}}", "offload: {}", "recovery: {replica_tier: nvme}", "recovery: {replicas: 2}", "sharding: {stage: 4}", "sharding: {stage: '3'}",
-		"sharding: {wire: {gradients: int8}}", "collective: {receive_budget_bytes: 3 quarts}", "collective: {receive_budget_bytes: 1}",
+		"sharding: {wire: {gradients: int4}}", "collective: {receive_budget_bytes: 3 quarts}", "collective: {receive_budget_bytes: 1}",
 		"output: {formats: [gguf]}", "eval: {every_steps: -1}", "seed: null", "apiVersion: zerofleet/v2", "resolved: {}", "output: 7",
 	} {
 		text := []byte(minimal + wrong + "\n")

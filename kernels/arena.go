@@ -61,13 +61,13 @@ func joinErr(err, more error) error {
 
 // Take hands out n elements of type t.
 func (a *Arena) Take(use Use, kind Kind, t DType, n int) (Buffer, error) {
-	if n < 0 || t.Bytes() == 0 {
+	if n < 0 || t.Bytes() == 0 || n%t.Block() != 0 {
 		return Buffer{}, fmt.Errorf("take %s: %d elements of %s", use, n, t)
 	}
 	if a.taken == nil {
 		a.taken, a.next = map[Use]int64{}, map[Kind]int64{}
 	}
-	bytes := int64(n) * int64(t.Bytes())
+	bytes := int64(t.Size(n))
 	off := a.next[kind]
 	a.next[kind] = off + (bytes+arenaAlign-1)/arenaAlign*arenaAlign
 	a.taken[use] += bytes

@@ -107,10 +107,10 @@ type Buffer struct {
 	kind DType
 }
 
-// NewBuffer sees n elements of type t, offBytes into m. offBytes must be a
-// multiple of the element's width and the range must lie inside m.
+// NewBuffer sees n elements of type t, whole blocks of it, offBytes into m. offBytes must be a
+// multiple of the element's alignment and the range must lie inside m.
 func NewBuffer(m Memory, offBytes int64, n int, t DType) (Buffer, error) {
-	if w := int64(t.Bytes()); w == 0 || n < 0 || offBytes < 0 || offBytes%w != 0 || offBytes+int64(n)*w > m.Bytes() {
+	if t.Bytes() == 0 || n < 0 || n%t.Block() != 0 || offBytes < 0 || offBytes%int64(t.Align()) != 0 || offBytes+int64(t.Size(n)) > m.Bytes() {
 		return Buffer{}, fmt.Errorf("buffer: %d %s at byte %d of an allocation of %d bytes", n, t, offBytes, m.Bytes())
 	}
 	return Buffer{mem: m, off: offBytes, n: n, kind: t}, nil
@@ -123,7 +123,7 @@ func (b Buffer) Len() int { return b.n }
 func (b Buffer) Type() DType { return b.kind }
 
 // Bytes is the length in bytes.
-func (b Buffer) Bytes() int64 { return int64(b.n) * int64(b.kind.Bytes()) }
+func (b Buffer) Bytes() int64 { return int64(b.kind.Size(b.n)) }
 
 // Mem is the allocation the buffer lies in, nil for the zero Buffer.
 func (b Buffer) Mem() Memory { return b.mem }
@@ -134,13 +134,13 @@ func (b Buffer) Offset() int64 { return b.off }
 // IsZero reports whether b is the zero Buffer.
 func (b Buffer) IsZero() bool { return b.kind == 0 }
 
-// Slice is elements [lo, hi) of b. Like a Go slice expression it panics when
+// Slice is elements [lo, hi) of b, whole blocks of its type. Like a Go slice expression it panics when
 // the range is not inside b: ranges come from layouts, never from outside input.
 func (b Buffer) Slice(lo, hi int) Buffer {
-	if lo < 0 || hi < lo || hi > b.n {
-		panic(fmt.Sprintf("kernels: slice [%d:%d) of a buffer of %d", lo, hi, b.n))
+	if lo < 0 || hi < lo || hi > b.n || lo%b.kind.Block() != 0 || hi%b.kind.Block() != 0 {
+		panic(fmt.Sprintf("kernels: slice [%d:%d) of a buffer of %d %s", lo, hi, b.n, b.kind))
 	}
-	return Buffer{mem: b.mem, off: b.off + int64(lo)*int64(b.kind.Bytes()), n: hi - lo, kind: b.kind}
+	return Buffer{mem: b.mem, off: b.off + int64(b.kind.Size(lo)), n: hi - lo, kind: b.kind}
 }
 
 // rangeHost is a Memory that knows which of its bytes unfinished operations use.

@@ -28,8 +28,15 @@ func (o Convert) Args() []Arg { return given(Arg{"Dst", o.Dst, Write}, Arg{"Src"
 // Validate checks lengths, types and overlaps.
 func (o Convert) Validate() error {
 	c := check{op: o.Name()}
-	c.buf("Src", o.Src, o.Src.Len(), F32, BF16, F16)
-	c.buf("Dst", o.Dst, o.Src.Len(), F32, BF16, F16)
+	types := []DType{F32, BF16, F16, Int8}
+	if o.Src.Type() == Int8 || o.Dst.Type() == Int8 {
+		types = []DType{F32, BF16, Int8}
+	}
+	c.buf("Src", o.Src, o.Src.Len(), types...)
+	c.buf("Dst", o.Dst, o.Src.Len(), types...)
+	if o.Src.Type() == Int8 && o.Dst.Type() == Int8 {
+		c.fail("%s to %s: a copy does it", o.Src.Type(), o.Dst.Type())
+	}
 	return c.done(o.Args())
 }
 
@@ -55,7 +62,7 @@ func (o Accumulate) Args() []Arg { return given(Arg{"Acc", o.Acc, ReadWrite}, Ar
 // Validate checks lengths, types and overlaps.
 func (o Accumulate) Validate() error {
 	c := check{op: o.Name()}
-	c.buf("Src", o.Src, o.Src.Len(), F32, BF16)
+	c.buf("Src", o.Src, o.Src.Len(), F32, BF16, Int8)
 	c.buf("Acc", o.Acc, o.Src.Len(), F32)
 	return c.done(o.Args())
 }

@@ -144,7 +144,7 @@ type CrossEntropy struct {
 // Add is Out = A + B, elementwise; Out may be A or B. All act.
 type Add struct{ Out, A, B Buffer }
 
-// Convert is Dst = Src rounded to Dst's type, to nearest even; f32, bf16 or f16 to any of them.
+// Convert is Dst = Src rounded to Dst's type, to nearest even; f32, bf16 or f16 to any of them, and f32 or bf16 to Int8 and back.
 type Convert struct{ Dst, Src Buffer }
 
 // Fill sets every element of Dst, f32 or bf16, to Value.
@@ -153,7 +153,7 @@ type Fill struct {
 	Value float32
 }
 
-// Accumulate is Acc += Src: one leaf onto the fold's accumulator. Acc: f32; Src: f32 or bf16.
+// Accumulate is Acc += Src: one leaf onto the fold's accumulator. Acc: f32; Src: f32, bf16 or Int8.
 type Accumulate struct{ Acc, Src Buffer }
 
 // BlockSumSquares is Out[b] = the sum of squares of X's b-th 256 elements, in float64: element 0 + 1 + 2 ...

@@ -37,7 +37,10 @@ const samplePeriod = 65521
 
 // sampleBytes is n elements of type t for one argument, little-endian; nil for a type that no Op reads floats or ids from.
 func sampleBytes(t DType, n int, seed uint64, f func(i int, r uint64) float64) []byte {
-	raw := make([]byte, 0, n*t.Bytes())
+	if t == Int8 {
+		return sampleBlocks(n, seed)
+	}
+	raw := make([]byte, 0, t.Size(n))
 	drawn := n
 	if f == nil {
 		drawn = min(n, samplePeriod)
@@ -62,6 +65,18 @@ func sampleBytes(t DType, n int, seed uint64, f func(i int, r uint64) float64) [
 	}
 	for len(raw) < cap(raw) { // doubles what is there, whole periods first
 		raw = append(raw, raw[:min(len(raw), cap(raw)-len(raw))]...)
+	}
+	return raw
+}
+
+// sampleBlocks are n elements of Int8, whose scales are in [2^-8, 2^-7).
+func sampleBlocks(n int, seed uint64) []byte {
+	raw := make([]byte, 0, Int8.Size(n))
+	for i := range n {
+		raw = append(raw, byte(max(-127, int8(bitsOf(seed, uint64(i))>>56))))
+		if i%BlockElems == BlockElems-1 {
+			raw = binary.LittleEndian.AppendUint32(raw, 0x3b800000|uint32(bitsOf(seed, uint64(n+i))&0x7fffff))
+		}
 	}
 	return raw
 }

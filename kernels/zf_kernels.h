@@ -33,7 +33,10 @@ enum {
 };
 
 /* Element types: the values of kernels.DType. */
-enum { ZF_F32 = 1, ZF_BF16 = 2, ZF_F16 = 3, ZF_F64 = 4, ZF_I32 = 5, ZF_U8 = 6 };
+enum { ZF_F32 = 1, ZF_BF16 = 2, ZF_F16 = 3, ZF_F64 = 4, ZF_I32 = 5, ZF_U8 = 6, ZF_INT8 = 7 };
+
+/* A block of ZF_INT8: 256 signed bytes, then the f32 that they are multiples of. */
+enum { ZF_INT8_BLOCK = 256, ZF_INT8_BYTES = 260 };
 
 /* Instruction sets. AVX-512 here means F, BW, DQ and VL. */
 enum { ZF_ISA_PORTABLE = 0, ZF_ISA_AVX2 = 1, ZF_ISA_AVX512 = 2 };
@@ -122,13 +125,14 @@ zf_status zf_cross_entropy(zf_pool *p, int ddtype, float *loss, void *dlogits, c
 /* out, a, b: [n] act; out may be a or b. */
 zf_status zf_add(zf_pool *p, int dtype, void *out, const void *a, const void *b, int64_t n);
 
-/* dst: [n] of dst_dtype; src: [n] of src_dtype; F32, BF16 or F16 each. A NaN stays a NaN. */
+/* dst: [n] of dst_dtype; src: [n] of src_dtype; F32, BF16 or F16 each, or one of them INT8 and the other
+ * F32 or BF16: n is a multiple of 256 then. A NaN stays a NaN; in a block of INT8 it makes all NaN. */
 zf_status zf_convert(zf_pool *p, int dst_dtype, void *dst, int src_dtype, const void *src, int64_t n);
 
 /* dst: [n], F32 or BF16. */
 zf_status zf_fill(zf_pool *p, int dtype, void *dst, float value, int64_t n);
 
-/* acc: [n] f32, acc += src; src: [n] of src_dtype, F32 or BF16. p may be NULL: the caller's thread alone.
+/* acc: [n] f32, acc += src; src: [n] of src_dtype, F32, BF16 or INT8. p may be NULL: the caller's thread alone.
  * Neither acc nor src need be aligned. */
 zf_status zf_accumulate(zf_pool *p, int src_dtype, void *acc, const void *src, int64_t n);
 

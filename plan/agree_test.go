@@ -48,7 +48,9 @@ func models(t *testing.T) map[string]spec.Config {
 	return out
 }
 
-var kinds = map[string]kernels.DType{"f32": kernels.F32, "bf16": kernels.BF16}
+var kinds = map[string]kernels.DType{"f32": kernels.F32, "bf16": kernels.BF16, "int8": kernels.Int8}
+
+var reductions = map[string]train.Reduction{"fold": train.Fold, "tree8": train.Tree8}
 
 // What the plan says is what the trainer's allocator hands out, kind by kind, to the byte.
 func TestThePlanIsWhatTheAllocatorTakes(t *testing.T) {
@@ -58,6 +60,8 @@ func TestThePlanIsWhatTheAllocatorTakes(t *testing.T) {
 			{"train.precision=bf16"},
 			{"train.precision=f32", "sharding.wire.parameters=bf16"},
 			{"train.precision=bf16", "sharding.wire={parameters: f32, gradients: bf16}"},
+			{"train.precision=f32", "sharding.wire={parameters: int8, gradients: int8}", "sharding.reduction=tree8"},
+			{"train.precision=bf16", "sharding.wire={parameters: int8, gradients: bf16}"},
 		} {
 			for stage := shard.Replicated; stage <= shard.Parameters; stage++ {
 				for _, world := range []int{1, 2, 3} {
@@ -69,7 +73,8 @@ func TestThePlanIsWhatTheAllocatorTakes(t *testing.T) {
 							t.Fatal(err)
 						}
 						o := train.Options{Stage: stage, Compute: kinds[j.Train.Precision], WireParameters: kinds[j.Sharding.Wire.Parameters],
-							WireGradients: kinds[j.Sharding.Wire.Gradients], GlobalBatch: 16, MicroBatch: 2, SequenceLen: 96, Recompute: recompute, Replicas: replicas}
+							WireGradients: kinds[j.Sharding.Wire.Gradients], GlobalBatch: 16, MicroBatch: 2, SequenceLen: 96, Recompute: recompute, Replicas: replicas,
+							Reduction: reductions[j.Sharding.Reduction]}
 						u, err := train.Measure(o, dec, train.Device{Backend: unified{}}, world-1, world)
 						if err != nil {
 							t.Fatal(err)

@@ -38,6 +38,13 @@ func (b Bytes) Total() int64 { return b.Allocated() + b.Receive + b.Checkpoint +
 // tokens. On SmolLM2 with two workers and a small data set it was 70 MiB: resident set less the other kinds.
 const processBytes = 128 << 20
 
+// format is a numeric format: so many bytes for a block of so many elements. Padded lengths are whole blocks of any.
+type format struct{ bytes, block int64 }
+
+func (f format) of(elems int64) int64 { return elems / f.block * f.bytes }
+
+var formats = map[string]format{"f32": {4, 1}, "bf16": {2, 1}, "int8": {260, 256}}
+
 // shape is what memory, wire and time depend on.
 type shape struct {
 	cfg          spec.Config
@@ -45,10 +52,11 @@ type shape struct {
 	world        int
 	stage        shard.Stage
 	recompute    bool
-	act          int64 // bytes of an activation and of a parameter that is computed with
-	wireParams   int64 // bytes of a parameter on the wire
-	wireGrads    int64
-	batch, t     int // sequences and tokens of a micro-batch
+	act          int64  // bytes of an activation and of a parameter that is computed with
+	wireParams   format // of parameters
+	wireGrads    format // of leaf gradients
+	tree         bool   // sharding.reduction: tree8
+	batch, t     int    // sequences and tokens of a micro-batch
 	leaves       int
 	receive      int64 // the job's receive budget
 	mastersAlias bool  // the f32 masters are the parameters
@@ -56,13 +64,12 @@ type shape struct {
 }
 
 func newShape(j *job.Job, cfg spec.Config, world int, stage shard.Stage, recompute bool) shape {
-	width := map[string]int64{"f32": 4, "bf16": 2}
 	s := shape{
 		cfg: cfg, units: cfg.Units(), world: world, stage: stage, recompute: recompute,
-		act: width[j.Train.Precision], wireParams: width[j.Sharding.Wire.Parameters], wireGrads: width[j.Sharding.Wire.Gradients],
+		act: formats[j.Train.Precision].bytes, wireParams: formats[j.Sharding.Wire.Parameters], wireGrads: formats[j.Sharding.Wire.Gradients], tree: j.Sharding.Reduction == "tree8",
 		batch: j.Train.MicroBatchSize, t: j.Data.SequenceLen, leaves: j.Train.Leaves(), receive: int64(j.Collective.ReceiveBudgetBytes),
 	}
-	s.mastersAlias = s.act == 4 && s.wireParams == 4
+	s.mastersAlias = s.act == 4 && s.wireParams == formats["f32"]
 	s.replicas = j.Recovery.Replicas > 0 && stage != shard.Replicated && world > 1
 	return s
 }
@@ -92,15 +99,18 @@ func (s shape) bytes() (Bytes, error) {
 	slots := make([]int64, 2+shard.BlockSlots) // padded elements of each slot's largest unit
 	var maxPadded, maxPart, owned int64
 	for i, l := range layouts {
-		paramBytes := s.act
+		params := format{bytes: s.act, block: 1}
 		if s.stage == shard.Parameters {
-			paramBytes = s.wireParams
+			params = s.wireParams
 		}
-		p := shard.PersistentBytes(l, s.stage, int(paramBytes), s.mastersAlias)
+		p := shard.PersistentBytes(l, s.stage, params.of, s.mastersAlias)
 		b.Parameters += p.Parameters
 		b.Gradients += p.Gradients
 		b.Optimizer += p.Optimizer
 		padded, part := int64(l.PaddedElems()), int64(l.PartElems())
+		if s.tree {
+			b.Gradients += 12 * part
+		}
 		if s.replicas {
 			b.Replica += 16 * part
 		}
@@ -112,22 +122,22 @@ func (s shape) bytes() (Bytes, error) {
 	}
 	for _, elems := range slots {
 		if s.stage == shard.Parameters {
-			b.Gathered += elems * s.wireParams
-			if s.wireParams != s.act {
+			b.Gathered += s.wireParams.of(elems)
+			if s.wireParams != (format{bytes: s.act, block: 1}) {
 				b.Gathered += elems * s.act
 			}
 		}
 		b.LeafGradients += elems * 4
-		if s.wireGrads != 4 {
-			b.LeafGradients += elems * s.wireGrads
+		if s.wireGrads != formats["f32"] {
+			b.LeafGradients += s.wireGrads.of(elems)
 		}
 		if s.world > 1 { // the owner's slice from each peer, of the one reduction that a slot has under way
-			b.Receive += elems / int64(s.world) * int64(s.world-1) * s.wireGrads
+			b.Receive += s.wireGrads.of(elems/int64(s.world)) * int64(s.world-1)
 		}
 	}
 	b.Receive = min(b.Receive, s.receive)
 	if s.staged() {
-		b.Staging = maxPadded * s.wireParams
+		b.Staging = s.wireParams.of(maxPadded)
 	}
 	b.Workspace = maxPart / shard.BlockElems * 8
 	b.Activations += s.activations()
@@ -139,13 +149,14 @@ func (s shape) bytes() (Bytes, error) {
 
 // staged says whether parameters go to the wire's format through memory of its own: see train.
 func (s shape) staged() bool {
+	act := format{bytes: s.act, block: 1}
 	switch s.stage {
 	case shard.Parameters:
 		return false
 	case shard.Replicated:
-		return s.wireParams == 2 && s.act == 4
+		return s.wireParams != formats["f32"] && s.wireParams != act
 	}
-	return s.wireParams != s.act
+	return s.wireParams != act
 }
 
 // activations is what a micro-batch's forward leaves for its backward, in bytes. Legend: see model.

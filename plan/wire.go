@@ -22,7 +22,7 @@ func (s shape) wire() (Wire, error) {
 	if err != nil {
 		return Wire{}, err
 	}
-	toPeers := func(unit int, width int64) int64 { return int64(s.world-1) * int64(layouts[unit].PartElems()) * width }
+	toPeers := func(unit int, f format) int64 { return int64(s.world-1) * f.of(int64(layouts[unit].PartElems())) }
 	var w Wire
 	if s.world == 1 {
 		return w, nil
@@ -52,7 +52,7 @@ func (s shape) wire() (Wire, error) {
 		}
 		switch s.stage {
 		case shard.Replicated:
-			w.Update += toPeers(i, 4)
+			w.Update += toPeers(i, formats["f32"])
 			w.Operations++
 		case shard.OptimizerState, shard.Gradients:
 			w.Update += toPeers(i, s.wireParams)

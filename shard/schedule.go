@@ -42,6 +42,8 @@ type Schedule struct {
 	tied     bool
 	stage    Stage
 	resident []int // by slot: the unit in it, or -1
+	// Serial gathers a unit when it is used and not before. What is moved is the same.
+	Serial bool
 }
 
 // BlockSlots is how many blocks can be gathered at once: the one that computes and the next.
@@ -117,7 +119,7 @@ func (s *Schedule) expand(uses []Action) []Action {
 				awaited[u] = true
 			}
 		}
-		if i+1 < len(uses) {
+		if i+1 < len(uses) && !s.Serial {
 			start(uses[i+1], s.needs(use))
 		}
 		out = append(out, use)

@@ -100,10 +100,10 @@ func TestPersistentBytesPerParameter(t *testing.T) {
 			t.Fatal(err)
 		}
 		per := func(b Bytes) float64 { return float64(b.Total()) / float64(l.Elems()) }
-		if got := per(PersistentBytes(l, c.stage, 2, false)); got != c.bf16 {
+		if got := per(PersistentBytes(l, c.stage, times(2), false)); got != c.bf16 {
 			t.Errorf("stage %d world %d bf16: got %v bytes per parameter, want %v", c.stage, c.world, got, c.bf16)
 		}
-		if got := per(PersistentBytes(l, c.stage, 4, true)); got != c.f32 {
+		if got := per(PersistentBytes(l, c.stage, times(4), true)); got != c.f32 {
 			t.Errorf("stage %d world %d f32: got %v bytes per parameter, want %v", c.stage, c.world, got, c.f32)
 		}
 	}
@@ -198,3 +198,5 @@ func TestScheduleNeverComputesWithoutParameters(t *testing.T) {
 		}
 	})
 }
+
+func times(width int64) func(int64) int64 { return func(n int64) int64 { return n * width } }

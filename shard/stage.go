@@ -35,14 +35,14 @@ func (b Bytes) Add(c Bytes) Bytes {
 // Total is all kinds together.
 func (b Bytes) Total() int64 { return b.Parameters + b.Gradients + b.Optimizer }
 
-// PersistentBytes is what one rank keeps for a unit at stage s: parameters of
-// paramBytes each as they are computed with, f32 gradient accumulators, and the
+// PersistentBytes is what one rank keeps for a unit at stage s: parameters, of which
+// so many take size bytes as they are computed with, f32 gradient accumulators, and the
 // optimizer's f32 master, m and v. When the masters are the parameters (f32
 // compute and wire) they count as parameters, once.
 //
 // Per parameter, with bf16: 18 at stage 0, 2+16/W at 1 and 2, 18/W at 3; with
 // masters that are the parameters: 16, 4+12/W, 16/W.
-func PersistentBytes(l Layout, s Stage, paramBytes int, mastersAreParameters bool) Bytes {
+func PersistentBytes(l Layout, s Stage, size func(elems int64) int64, mastersAreParameters bool) Bytes {
 	whole, part := int64(l.PaddedElems()), int64(l.PartElems())
 	params, state := whole, part
 	if s == Replicated {
@@ -51,7 +51,7 @@ func PersistentBytes(l Layout, s Stage, paramBytes int, mastersAreParameters boo
 	if s == Parameters {
 		params = part
 	}
-	b := Bytes{Parameters: params * int64(paramBytes), Gradients: state * 4, Optimizer: state * 12}
+	b := Bytes{Parameters: size(params), Gradients: state * 4, Optimizer: state * 12}
 	if mastersAreParameters {
 		b.Parameters, b.Optimizer = params*4, state*8
 	}

@@ -21,7 +21,9 @@ func FingerprintCases(dec *model.Decoder, o Options) ([]kernels.Case, error) {
 			return made, g.err
 		}})
 	}
+	whole := func(t kernels.DType) int { return n / t.Block() * t.Block() }
 	own("accumulate", func(take func(kernels.DType, int) kernels.Buffer) kernels.Op {
+		n := whole(o.WireGradients)
 		return kernels.Accumulate{Acc: take(kernels.F32, n), Src: take(o.WireGradients, n)}
 	})
 	own("block sums", func(take func(kernels.DType, int) kernels.Buffer) kernels.Op {
@@ -30,6 +32,15 @@ func FingerprintCases(dec *model.Decoder, o Options) ([]kernels.Case, error) {
 	own("convert", func(take func(kernels.DType, int) kernels.Buffer) kernels.Op {
 		return kernels.Convert{Dst: take(kernels.BF16, n), Src: take(kernels.F32, n)}
 	})
+	if o.WireParameters == kernels.Int8 || o.WireGradients == kernels.Int8 {
+		n := whole(kernels.Int8)
+		own("to int8", func(take func(kernels.DType, int) kernels.Buffer) kernels.Op {
+			return kernels.Convert{Dst: take(kernels.Int8, n), Src: take(kernels.F32, n)}
+		})
+		own("from int8", func(take func(kernels.DType, int) kernels.Buffer) kernels.Op {
+			return kernels.Convert{Dst: take(o.Compute, n), Src: take(kernels.Int8, n)}
+		})
+	}
 	own("adamw", func(take func(kernels.DType, int) kernels.Buffer) kernels.Op {
 		return kernels.AdamW{Param: take(kernels.F32, n), M: take(kernels.F32, n), V: take(kernels.F32, n), Grad: take(kernels.F32, n),
 			Scalars: o.scalars(Commit{LossTokens: 1}, 1)}

@@ -63,6 +63,7 @@ type history struct {
 	compute    kernels.DType
 	wireParams kernels.DType
 	wireGrads  kernels.DType
+	reduction  train.Reduction
 	evalEvery  int64
 
 	world     int
@@ -82,8 +83,8 @@ type history struct {
 }
 
 func (h history) String() string {
-	return fmt.Sprintf("%s leaves=%d %s/%s/%s world=%d stage=%d recompute=%v threads=%d",
-		h.preset, h.leaves, h.compute, h.wireParams, h.wireGrads, h.world, h.stage, h.recompute, h.threads)
+	return fmt.Sprintf("%s leaves=%d %s/%s/%s reduction=%d world=%d stage=%d recompute=%v threads=%d",
+		h.preset, h.leaves, h.compute, h.wireParams, h.wireGrads, h.reduction, h.world, h.stage, h.recompute, h.threads)
 }
 
 func tiny() history {
@@ -121,7 +122,7 @@ func corpus(t testing.TB) string {
 
 func (h history) options() train.Options {
 	return train.Options{
-		Stage: h.stage, Compute: h.compute, WireParameters: h.wireParams, WireGradients: h.wireGrads,
+		Stage: h.stage, Compute: h.compute, WireParameters: h.wireParams, WireGradients: h.wireGrads, Reduction: h.reduction,
 		GlobalBatch: h.leaves * h.micro, MicroBatch: h.micro, SequenceLen: testSequence, Recompute: h.recompute,
 		MaxGradNorm: 1, Optimizer: train.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01},
 		Schedule: train.LearningRate{Peak: 1e-3, Name: "cosine", WarmupSteps: 2, MinRatio: 0.1, TotalSteps: h.steps},

@@ -30,7 +30,7 @@ func TestAllocatedBytesAreTheFormulas(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					want = want.Add(shard.PersistentBytes(l, stage, precision.bytes, precision.alias))
+					want = want.Add(shard.PersistentBytes(l, stage, func(n int64) int64 { return n * int64(precision.bytes) }, precision.alias))
 				}
 				for rank, got := range h.play(t).usage {
 					have := shard.Bytes{Parameters: got[kernels.Parameters], Gradients: got[kernels.Gradients], Optimizer: got[kernels.Optimizer]}

@@ -19,14 +19,16 @@ import (
 	"github.com/zerofleet/zerofleet/shard"
 )
 
-// Options are what a step computes with. All but Stage, Recompute and Replicas can change a bit of the result.
+// Options are what a step computes with. All but Stage, Recompute, Replicas and Serial can change a bit of the result.
 type Options struct {
 	Stage shard.Stage
 	// Compute is the type of activations and of the parameters that products read: f32 or bf16.
 	Compute kernels.DType
-	// WireParameters and WireGradients are numeric formats, f32 or bf16: parameters are rounded to the one before
+	// WireParameters and WireGradients are numeric formats, f32, bf16 or int8: parameters are rounded to the one before
 	// they are computed with, leaf gradients to the other before they are folded, at every world size.
 	WireParameters, WireGradients kernels.DType
+	// Reduction is the order in which leaves are added.
+	Reduction Reduction
 	// GlobalBatch is sequences a step, MicroBatch sequences a leaf, SequenceLen tokens a sequence.
 	GlobalBatch, MicroBatch, SequenceLen int
 	// Recompute keeps only the blocks' inputs and computes the rest again in the backward.
@@ -34,6 +36,9 @@ type Options struct {
 	// Replicas is how many other ranks keep each shard, so that no committed step is lost with a rank: 0 or 1. Stage 0 and
 	// one rank alone have none, whatever it says.
 	Replicas int
+	// Serial waits for each gather and each reduction where it begins: what overlapping them with computing saves is the
+	// difference. All ranks must say the same.
+	Serial bool
 	// MaxGradNorm clips the L2 norm of the gradient; 0 does not.
 	MaxGradNorm float64
 	Optimizer   AdamW
@@ -88,9 +93,12 @@ func (o Options) Validate() error {
 		name string
 		t    kernels.DType
 	}{{"compute type", o.Compute}, {"wire.parameters", o.WireParameters}, {"wire.gradients", o.WireGradients}} {
-		if t.t != kernels.F32 && t.t != kernels.BF16 {
-			bad("%s: %s, want f32 or bf16", t.name, t.t)
+		if t.t != kernels.F32 && t.t != kernels.BF16 && (t.t != kernels.Int8 || t.name == "compute type") {
+			bad("%s: %s, want f32 or bf16, or int8 on the wire", t.name, t.t)
 		}
+	}
+	if o.Reduction > Tree8 {
+		bad("reduction %d: want %d or %d", o.Reduction, Fold, Tree8)
 	}
 	if o.GlobalBatch < 1 || o.MicroBatch < 1 || o.SequenceLen < 2 {
 		bad("global batch %d, micro-batch %d, sequence %d: want at least 1, 1 and 2", o.GlobalBatch, o.MicroBatch, o.SequenceLen)

@@ -27,6 +27,8 @@ type unit struct {
 	// acc is the fold's accumulator in Host memory, f32, the part. At stage 0 all, padded: the fold fills
 	// the rank's part and a gather the rest.
 	acc kernels.Buffer
+	// levels are what Tree8 has not yet added to acc, f32, the part each; none for Fold.
+	levels [treeLevels]kernels.Buffer
 	// replica is the ward's shard, and its gradient once it has shipped it.
 	replica shardOf
 	// folded counts the elements that this step's leaves added to the rank's part of acc.
@@ -39,6 +41,21 @@ type unit struct {
 func (u *unit) own(rank int) kernels.Buffer {
 	lo, hi := u.layout.Part(rank)
 	return u.acc.Slice(lo-u.base, hi-u.base)
+}
+
+// levelsHost are u's levels as the fold takes them. Nothing but folds touches them.
+func (u *unit) levelsHost() (all [treeLevels][]float32, err error) {
+	if u.levels[0].IsZero() {
+		return all, nil
+	}
+	for i, l := range u.levels {
+		b, err := l.Host()
+		if err != nil {
+			return all, err
+		}
+		all[i] = floats(b)
+	}
+	return all, nil
 }
 
 // slot is the memory that units of one kind are gathered into and leave their leaf gradient in, one after the other.
@@ -129,6 +146,11 @@ func (t *Trainer) take(held, a *kernels.Arena) error {
 		u.m = h.take(kernels.Optimizer, kernels.Device, kernels.F32, elems)
 		u.v = h.take(kernels.Optimizer, kernels.Device, kernels.F32, elems)
 		u.acc = h.take(kernels.Gradients, kernels.Host, kernels.F32, elems)
+		if t.o.Reduction == Tree8 {
+			for k := range u.levels {
+				u.levels[k] = g.take(kernels.Gradients, kernels.Host, kernels.F32, part)
+			}
+		}
 		if t.replicates() {
 			ward := shard.Ward(t.rank, t.world)
 			r := &u.replica
@@ -177,7 +199,7 @@ func (t *Trainer) needsStaging(unified bool) bool {
 	case shard.Parameters:
 		return false
 	case shard.Replicated:
-		return t.o.WireParameters == kernels.BF16 && t.o.Compute == kernels.F32
+		return t.o.WireParameters != kernels.F32 && t.o.WireParameters != t.o.Compute
 	}
 	return !unified || t.o.WireParameters != t.o.Compute
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"sync/atomic"
 	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
@@ -95,7 +94,7 @@ func (t *Trainer) leaves(ctx context.Context, leaves Leaves) (Record, error) {
 				return rec, fmt.Errorf("leaf %d: %w", leaf, err)
 			}
 		}
-		r := round{first: first, contributors: min(t.world, leaves.Count-first), have: have, last: first+t.world >= leaves.Count}
+		r := round{first: first, contributors: min(t.world, leaves.Count-first), leaves: leaves.Count, have: have, last: first+t.world >= leaves.Count}
 		if err := t.run(ctx, t.schedule.Train(), r); err != nil {
 			return rec, fmt.Errorf("leaf %d: %w", leaf, err)
 		}
@@ -157,6 +156,7 @@ func (t *Trainer) addLosses(ctx context.Context, sum *exactsum.Sum) error {
 // round is one leaf a rank: ranks 0 .. contributors-1 compute leaves first, first+1 ...
 type round struct {
 	first, contributors int
+	leaves              int // of the step
 	have                bool
 	last                bool // of the step
 }
@@ -279,11 +279,18 @@ func (t *Trainer) reduce(ctx context.Context, unit int, r round) error {
 	if err != nil {
 		return err
 	}
-	into := accumulator{acc: floats(acc), fold: t.dev.Fold, folded: u.folded}
+	levels, err := u.levelsHost()
+	if err != nil {
+		return err
+	}
+	into := accumulator{acc: floats(acc), levels: levels, leaves: r.leaves, fold: t.dev.Fold, folded: u.folded}
 	s.reduces, s.last = unit, r.last
 	s.reducing = t.group.ReduceScatter(ctx, u.Name, into, src, r.first, r.contributors)
 	if unit == len(t.units)/2 {
 		t.at(fault.InReduce)
+	}
+	if t.o.Serial {
+		return t.awaitReduction(ctx, s)
 	}
 	return nil
 }
@@ -298,24 +305,6 @@ func (t *Trainer) awaitReduction(ctx context.Context, s *slot) error {
 		err = t.ship(ctx, s.reduces)
 	}
 	return err
-}
-
-// accumulator folds leaves onto this rank's slice, in the order that the collective calls it.
-type accumulator struct {
-	acc    []float32
-	fold   func(acc []float32, src []byte, t kernels.DType) error
-	folded *atomic.Int64 // elements, over all leaves
-}
-
-func (a accumulator) Len() int { return len(a.acc) }
-
-func (a accumulator) Fold(_, off int, src []byte, t kernels.DType) error {
-	n := len(src) / t.Bytes()
-	if off < 0 || off+n > len(a.acc) {
-		return fmt.Errorf("fold elements [%d,%d) of %d", off, off+n, len(a.acc))
-	}
-	a.folded.Add(int64(n))
-	return a.fold(a.acc[off:off+n], src, t)
 }
 
 // gatherGradients completes the folded gradient of every unit at stage 0.

@@ -101,6 +101,7 @@ func Measure(o Options, dec *model.Decoder, dev Device, rank, world int) (map[ke
 func build(o Options, dec *model.Decoder, dev Device, rank, world int, held, work *kernels.Arena) (*Trainer, error) {
 	t := &Trainer{o: o, dec: dec, dev: dev, rank: rank, world: world, held: held, work: work,
 		schedule: shard.NewSchedule(len(dec.Units()), dec.Tied(), o.Stage)}
+	t.schedule.Serial = o.Serial
 	if err := t.take(held, work); err != nil {
 		return nil, fmt.Errorf("plan memory: %w", err)
 	}

@@ -386,9 +386,12 @@ func (i *incarnation) join(ctx context.Context, g membership.Generation) (collec
 	rank, _ := g.Rank(i.session.ID(), i.session.Incarnation())
 	c := i.job.Collective
 	cfg := grpc.Config{Job: i.job.Name, Generation: g.Number, Rank: rank, Budget: int64(c.ReceiveBudgetBytes),
-		Deadline: seconds(c.DeadlineSeconds), Checksum: c.Checksum, Transport: grpc.Transport(c.Transport), ClientTLS: i.client.Credentials().Client(membership.RoleWorker)}
+		Deadline: seconds(c.DeadlineSeconds), Checksum: c.Checksum,
+		// A tree has an order whatever it is promised for.
+		AnyOrder:  i.job.Sharding.Exact == "off" && i.job.Sharding.Reduction == "fold",
+		Transport: grpc.Transport(c.Transport), ClientTLS: i.client.Credentials().Client(membership.RoleWorker)}
 	for _, m := range g.Members {
-		cfg.Peers = append(cfg.Peers, grpc.Peer{ID: m.ID, Addr: m.Addr, Name: string(membership.RoleWorker)})
+		cfg.Peers = append(cfg.Peers, grpc.Peer{ID: m.ID, Addr: m.Addr, Host: m.Host, Name: string(membership.RoleWorker)})
 	}
 	group, err := i.endpoint.Join(ctx, cfg)
 	if err != nil {

@@ -25,6 +25,7 @@ func trainOptions(j *job.Job, steps int) (train.Options, error) {
 		GlobalBatch: t.GlobalBatchSize, MicroBatch: t.MicroBatchSize, SequenceLen: j.Data.SequenceLen,
 		Recompute:   recompute,
 		Replicas:    j.Recovery.Replicas,
+		Serial:      !j.Collective.Overlap,
 		MaxGradNorm: t.MaxGradNorm,
 		Optimizer:   train.AdamW{Beta1: t.Optimizer.Betas[0], Beta2: t.Optimizer.Betas[1], Eps: t.Optimizer.Eps, WeightDecay: t.Optimizer.WeightDecay},
 		Schedule: train.LearningRate{Peak: t.Optimizer.LearningRate, Name: t.Schedule.Name, WarmupSteps: t.Schedule.WarmupSteps,
@@ -43,9 +44,19 @@ func trainOptions(j *job.Job, steps int) (train.Options, error) {
 			*f.to = kernels.F32
 		case "bf16":
 			*f.to = kernels.BF16
+		case "int8":
+			*f.to = kernels.Int8
 		default:
-			return train.Options{}, fmt.Errorf("%s: %q, want f32 or bf16", f.field, f.name)
+			return train.Options{}, fmt.Errorf("%s: %q, want f32, bf16 or int8", f.field, f.name)
 		}
+	}
+	switch j.Sharding.Reduction {
+	case "fold":
+		o.Reduction = train.Fold
+	case "tree8":
+		o.Reduction = train.Tree8
+	default:
+		return train.Options{}, fmt.Errorf("sharding.reduction: %q, want fold or tree8", j.Sharding.Reduction)
 	}
 	return o, o.Validate()
 }

@@ -186,17 +186,43 @@ func (w *worker) computes(ctx context.Context, backend kernels.Backend, dec *mod
 	return own, err
 }
 
-// announce holds this worker's fingerprint to the job's: under sharding.exact: required another machine's bits are refused.
+// announce holds this worker's fingerprint to the job's. Another machine's bits are refused under sharding.exact: required, and
+// admitted under preferred: the record then says after which step the promise ended.
 func (w *worker) announce(ctx context.Context, g membership.Generation, rank int, own string, caps kernels.Caps) error {
 	want, of, err := w.session.StoreFingerprint(ctx, g.Number, rank, own)
-	if err != nil {
+	if err != nil || own == want {
 		return err
 	}
-	if own != want {
-		return fmt.Errorf("worker %s computes other bits than worker %s (fingerprint %.12s, the job's is %.12s; this one: %s, %s): "+
-			"sharding.exact: required admits one kind of machine", w.session.ID(), of, own, want, caps.ISA, caps.Products)
+	differs := fmt.Sprintf("worker %s computes other bits than worker %s (fingerprint %.12s, the job's is %.12s; this one: %s, %s)",
+		w.session.ID(), of, own, want, caps.ISA, caps.Products)
+	switch w.job.Sharding.Exact {
+	case "off":
+		return nil
+	case "preferred":
+		step, err := beginsAfter(g)
+		if err != nil {
+			return err
+		}
+		w.session.ReportEvent("exactness_ended", differs, fmt.Sprintf("sharding.exact: preferred admits it: steps after %d are no longer what another world size would compute", step),
+			map[string]string{"step": fmt.Sprint(step), "worker": w.session.ID(), "generation": fmt.Sprint(g.Number)})
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s: sharding.exact: required admits one kind of machine", differs)
+}
+
+// beginsAfter is the step whose state a generation begins with.
+func beginsAfter(g membership.Generation) (int64, error) {
+	switch {
+	case g.Handover != nil:
+		return g.Handover.Step, nil
+	case g.Restore == nil || g.Restore.WeightsOnly:
+		return 0, nil
+	}
+	m, err := checkpoint.Decode(g.Restore.Manifest)
+	if err != nil {
+		return 0, err
+	}
+	return m.Step, nil
 }
 
 // commit asks the coordinator to make a checkpoint exist. Without one for workers.orphan_seconds the manifest is left

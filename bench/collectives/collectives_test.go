@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/zerofleet/zerofleet/bench/place"
 )
 
 // The ranks of a test are the test's program.
@@ -130,43 +132,11 @@ func TestCheckFindsOneWrongElement(t *testing.T) {
 	}
 }
 
-// Half of the ranks are on each side, neighbours together.
-func TestSides(t *testing.T) {
-	p := &place{name: placeVeth, names: [2]string{"a", "b"}}
-	for ranks, want := range map[int]string{2: "01", 3: "001", 4: "0011", 5: "00011"} {
-		got := ""
-		for r := range ranks {
-			got += fmt.Sprint(p.side(r, ranks))
-		}
-		if got != want {
-			t.Errorf("%d ranks: sides %s, want %s", ranks, got, want)
-		}
-	}
-	if host := (&place{name: placeHost}); host.side(3, 4) != 0 || host.address(3, 4) != "127.0.0.1" {
-		t.Error("a rank on the host is elsewhere")
-	}
-}
-
-func TestLeftOver(t *testing.T) {
-	gone := exec.Command("true")
-	if err := gone.Run(); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]bool{
-		fmt.Sprintf("zfbench%da", gone.Process.Pid): true, fmt.Sprintf("zfbench%db", gone.Process.Pid): true,
-		fmt.Sprintf("zfbench%da", os.Getpid()): false, sideDevice: false, "zfbench": false, "zfbenchab": false, fmt.Sprintf("zf%da", gone.Process.Pid): false,
-	} {
-		if got := leftOver(name); got != want {
-			t.Errorf("leftOver(%s) = %t, want %t", name, got, want)
-		}
-	}
-}
-
 func someCells() (cells []*cell) {
 	for _, g := range []struct {
 		place, op string
 		ranks     int
-	}{{placeHost, opAllGather, 2}, {placeHost, opAllReduce, 2}, {placeHost, opStream, 2}, {placeVeth, opAllGather, 4}} {
+	}{{place.Host, opAllGather, 2}, {place.Host, opAllReduce, 2}, {place.Host, opStream, 2}, {place.Veth, opAllGather, 4}} {
 		for i, size := range []int64{4096, 1 << 20, 64 << 20} {
 			for k, name := range []string{"zf-grpc", "a<b>&c"} {
 				if g.op == opStream && i == 0 {
@@ -177,7 +147,7 @@ func someCells() (cells []*cell) {
 			}
 		}
 	}
-	return append(cells, &cell{Place: placeHost, Ranks: 2, Operation: opAllGather, Bytes: 4096, Contender: "nobody"})
+	return append(cells, &cell{Place: place.Host, Ranks: 2, Operation: opAllGather, Bytes: 4096, Contender: "nobody"})
 }
 
 // The plot is XML, names who is in it, and draws nothing outside itself.

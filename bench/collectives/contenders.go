@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+
+	"github.com/zerofleet/zerofleet/bench/place"
 )
 
 // variant is one way in which ranks of ours exchange.
@@ -50,9 +52,9 @@ func contenders(o options, dir string) []*contender {
 		openMPI(mpiShared, dir),
 		openMPI(mpiTCP, dir),
 		&contender{name: "memory", operations: collectives,
-			open: func(_ context.Context, _ *place, ranks int) (session, error) { return threads{ranks}, nil },
-			only: func(p *place) string {
-				if p.name != placeHost {
+			open: func(_ context.Context, _ *place.Place, ranks int) (session, error) { return threads{ranks}, nil },
+			only: func(p *place.Place) string {
+				if p.Name != place.Host {
 					return "threads of one process share memory"
 				}
 				return ""
@@ -76,7 +78,7 @@ func ours(name string, s setup, tls bool, shared **pair, ops []string) *contende
 			}
 			return err
 		},
-		open: func(ctx context.Context, p *place, ranks int) (session, error) {
+		open: func(ctx context.Context, p *place.Place, ranks int) (session, error) {
 			if tls {
 				s.Pair = *shared
 			}

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/zerofleet/zerofleet/bench/place"
 )
 
 // contender is who is measured.
@@ -24,8 +26,8 @@ type contender struct {
 	// prepare makes what the contender needs, or says what is missing; nil for nothing.
 	prepare func(context.Context) error
 	// only says why the contender cannot be measured at a place; "" if it can, nil for everywhere.
-	only func(*place) string
-	open func(ctx context.Context, p *place, ranks int) (session, error)
+	only func(*place.Place) string
+	open func(ctx context.Context, p *place.Place, ranks int) (session, error)
 }
 
 func (c *contender) does(op string) bool { return slices.Contains(c.operations, op) }

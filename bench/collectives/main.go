@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/zerofleet/zerofleet/bench/machine"
+	"github.com/zerofleet/zerofleet/bench/place"
 )
 
 // rankCommand is the first argument of a process that this program starts of itself.
@@ -106,8 +107,8 @@ func parseOptions(args []string, errs io.Writer) (o options, err error) {
 	separated(flags, &o.contenders, "contenders", strings.Join(names, ","), "who takes part", one(names...))
 	separated(flags, &o.sizes, "sizes", "4KiB,64KiB,1MiB,16MiB,64MiB", "bytes per rank, n: the full buffer has ranks*n; 4KiB to 256MiB", parseSize)
 	separated(flags, &o.ranks, "ranks", "2,4", "processes", parseRanks)
-	separated(flags, &o.places, "places", placeHost, "where: host (127.0.0.1), veth (two network namespaces), veth-1g (the same at 1 Gbit/s with 1 ms each way)",
-		one(placeHost, placeVeth, placeSlow))
+	separated(flags, &o.places, "places", place.Host, "where: host (127.0.0.1), veth (two network namespaces), veth-1g (the same at 1 Gbit/s with 1 ms each way)",
+		one(place.Host, place.Veth, place.Slow))
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds, each with every contender in turn")
 	flags.DurationVar(&o.least, "for", 200*time.Millisecond, "how long a contender repeats an operation in a round; at least once")
 	flags.DurationVar(&o.patience, "patience", 2*time.Minute, "bounds every wait for a contender")
@@ -192,11 +193,11 @@ func measureAll(ctx context.Context, o options, r *report, progress io.Writer) e
 }
 
 func measurePlace(ctx context.Context, o options, name string, present []*contender, r *report, progress io.Writer) (err error) {
-	p, err := newPlace(name)
+	p, err := place.New(name)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.close()) }()
+	defer func() { err = errors.Join(err, p.Close()) }()
 	var wire []string // a stream has two ends, whatever the ranks
 	var among []string
 	for _, op := range o.operations {
@@ -228,7 +229,7 @@ type turn struct {
 }
 
 // measureRanks opens the contenders at a place, and measures operation by operation and size by size, all in turn.
-func measureRanks(ctx context.Context, o options, p *place, ranks int, ops []string, present []*contender, r *report, progress io.Writer) (err error) {
+func measureRanks(ctx context.Context, o options, p *place.Place, ranks int, ops []string, present []*contender, r *report, progress io.Writer) (err error) {
 	var turns []*turn
 	defer func() {
 		for _, t := range turns {
@@ -241,7 +242,7 @@ func measureRanks(ctx context.Context, o options, p *place, ranks int, ops []str
 		}
 		if c.only != nil {
 			if why := c.only(p); why != "" {
-				r.note("%s is not measured at %s: %s.", c.name, p.name, why)
+				r.note("%s is not measured at %s: %s.", c.name, p.Name, why)
 				continue
 			}
 		}
@@ -258,14 +259,14 @@ func measureRanks(ctx context.Context, o options, p *place, ranks int, ops []str
 			var now []*turn
 			for _, t := range turns {
 				if t.does(op) && size >= t.from {
-					t.cell = &cell{Place: p.name, Ranks: ranks, Operation: op, Bytes: size, Contender: t.name}
+					t.cell = &cell{Place: p.Name, Ranks: ranks, Operation: op, Bytes: size, Contender: t.name}
 					now = append(now, t)
 				}
 			}
 			if err := measureSize(ctx, o, now, r); err != nil {
 				return fmt.Errorf("%s of %s: %w", op, sizeName(size), err)
 			}
-			fmt.Fprintf(progress, "%s %s, %d ranks, %s of %s\n", time.Now().Format(time.TimeOnly), p.name, ranks, op, sizeName(size))
+			fmt.Fprintf(progress, "%s %s, %d ranks, %s of %s\n", time.Now().Format(time.TimeOnly), p.Name, ranks, op, sizeName(size))
 		}
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/zerofleet/zerofleet/bench/place"
 )
 
 //go:embed gloo_rank.py
@@ -34,7 +36,7 @@ func gloo(python, dir string) *contender {
 			}
 			return os.WriteFile(script, []byte(glooRank), 0o644)
 		},
-		open: func(ctx context.Context, p *place, ranks int) (_ session, err error) {
+		open: func(ctx context.Context, p *place.Place, ranks int) (_ session, err error) {
 			c := &crew{}
 			defer func() {
 				if err != nil {
@@ -42,9 +44,9 @@ func gloo(python, dir string) *contender {
 				}
 			}()
 			for r := range ranks {
-				cmd := p.command(r, ranks, python, script, fmt.Sprint(r), fmt.Sprint(ranks), p.address(r, ranks))
+				cmd := p.Command(r, ranks, python, script, fmt.Sprint(r), fmt.Sprint(ranks), p.Address(r, ranks))
 				// Pages as ours are; a thread each, as ours has for the sums.
-				cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "CUDA_VISIBLE_DEVICES=", "THP_MEM_ALLOC_ENABLE=1", "GLOO_SOCKET_IFNAME="+p.device())
+				cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "CUDA_VISIBLE_DEVICES=", "THP_MEM_ALLOC_ENABLE=1", "GLOO_SOCKET_IFNAME="+p.Device())
 				if err := c.start(fmt.Sprintf("gloo's rank %d", r), cmd); err != nil {
 					return nil, err
 				}
@@ -79,12 +81,12 @@ func openMPI(name, dir string) *contender {
 			}
 			return nil
 		},
-		open: func(ctx context.Context, p *place, ranks int) (_ session, err error) {
+		open: func(ctx context.Context, p *place.Place, ranks int) (_ session, err error) {
 			args := []string{"--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "-n", fmt.Sprint(ranks)}
 			if name == mpiTCP {
 				args = append(args, "--mca", "btl", "tcp,self")
 			}
-			if p.name == placeHost {
+			if p.Name == place.Host {
 				args = append(args, "--mca", "btl_tcp_if_include", "lo")
 			} else {
 				agent, err := mpiAgent(p, dir)
@@ -92,17 +94,17 @@ func openMPI(name, dir string) *contender {
 					return nil, err
 				}
 				var hosts []string
-				for side, addr := range sideAddress {
+				for side, addr := range place.SideAddresses {
 					slots := 0
 					for r := range ranks {
-						if p.side(r, ranks) == side {
+						if p.Side(r, ranks) == side {
 							slots++
 						}
 					}
 					hosts = append(hosts, fmt.Sprintf("%s:%d", addr, slots))
 				}
-				args = append(args, "--host", strings.Join(hosts, ","), "--mca", "plm_rsh_agent", agent, "--mca", "oob_tcp_if_include", network,
-					"--mca", "btl_tcp_if_include", network)
+				args = append(args, "--host", strings.Join(hosts, ","), "--mca", "plm_rsh_agent", agent, "--mca", "oob_tcp_if_include", place.Network,
+					"--mca", "btl_tcp_if_include", place.Network)
 			}
 			c := &crew{}
 			defer func() {
@@ -110,7 +112,7 @@ func openMPI(name, dir string) *contender {
 					err = errors.Join(err, c.close())
 				}
 			}()
-			if err := c.start("mpirun", p.command(0, ranks, "mpirun", append(args, program)...)); err != nil {
+			if err := c.start("mpirun", p.Command(0, ranks, "mpirun", append(args, program)...)); err != nil {
 				return nil, err
 			}
 			return c, c.meet(ctx)
@@ -119,10 +121,10 @@ func openMPI(name, dir string) *contender {
 }
 
 // mpiAgent writes what mpirun calls in the place of ssh: it runs a command in the namespace that has the address.
-func mpiAgent(p *place, dir string) (string, error) {
-	path := filepath.Join(dir, "agent-"+p.name)
+func mpiAgent(p *place.Place, dir string) (string, error) {
+	path := filepath.Join(dir, "agent-"+p.Name)
 	script := fmt.Sprintf("#!/bin/sh\nhost=$1\nshift\ncase $host in\n%s) n=%s ;;\n%s) n=%s ;;\nesac\nexec ip netns exec $n unshare --uts sh -c \"hostname $n; $*\"\n",
-		sideAddress[0], p.names[0], sideAddress[1], p.names[1])
+		place.SideAddresses[0], p.Namespaces()[0], place.SideAddresses[1], p.Namespaces()[1])
 	return path, os.WriteFile(path, []byte(script), 0o755)
 }
 
@@ -138,13 +140,13 @@ const iperf3Port = "5201"
 
 // iperf3 is a server of it, and what to call it with. It implements session.
 type iperf3 struct {
-	p      *place
+	p      *place.Place
 	server *crew
 }
 
-func openIperf3(ctx context.Context, p *place, _ int) (session, error) {
+func openIperf3(ctx context.Context, p *place.Place, _ int) (session, error) {
 	s := &iperf3{p, &crew{}}
-	cmd := p.command(1, 2, "iperf3", "--server", "--bind", p.address(1, 2), "--port", iperf3Port, "--forceflush")
+	cmd := p.Command(1, 2, "iperf3", "--server", "--bind", p.Address(1, 2), "--port", iperf3Port, "--forceflush")
 	if err := s.server.start("iperf3's server", cmd); err != nil {
 		return nil, err
 	}
@@ -167,7 +169,7 @@ func openIperf3(ctx context.Context, p *place, _ int) (session, error) {
 
 // measure is the time of o.bytes at the rate of a stream of all of the round's bytes.
 func (s *iperf3) measure(ctx context.Context, o order) (float64, error) {
-	cmd := s.p.command(0, 2, "iperf3", "--client", s.p.address(1, 2), "--port", iperf3Port, "--bytes", fmt.Sprint(o.bytes*int64(o.times)), "--json")
+	cmd := s.p.Command(0, 2, "iperf3", "--client", s.p.Address(1, 2), "--port", iperf3Port, "--bytes", fmt.Sprint(o.bytes*int64(o.times)), "--json")
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

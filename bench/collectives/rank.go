@@ -10,6 +10,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/zerofleet/zerofleet/bench/place"
 )
 
 // setup is the first line that a rank of ours reads.
@@ -90,7 +92,7 @@ func runRank(in io.Reader, out io.Writer) (err error) {
 }
 
 // openOurs starts ranks of this program at a place.
-func openOurs(ctx context.Context, p *place, s setup, ranks int) (_ session, err error) {
+func openOurs(ctx context.Context, p *place.Place, s setup, ranks int) (_ session, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
@@ -102,12 +104,12 @@ func openOurs(ctx context.Context, p *place, s setup, ranks int) (_ session, err
 		}
 	}()
 	for r := range ranks {
-		s.Rank, s.Ranks, s.Host = r, ranks, p.address(r, ranks)
+		s.Rank, s.Ranks, s.Host = r, ranks, p.Address(r, ranks)
 		line, err := json.Marshal(s)
 		if err != nil {
 			return nil, err
 		}
-		if err := c.start(fmt.Sprintf("rank %d", r), p.command(r, ranks, self, rankCommand)); err != nil {
+		if err := c.start(fmt.Sprintf("rank %d", r), p.Command(r, ranks, self, rankCommand)); err != nil {
 			return nil, err
 		}
 		if _, err := fmt.Fprintf(c.members[r].in, "%s\n", line); err != nil {

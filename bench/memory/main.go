@@ -62,7 +62,7 @@ func run(ctx context.Context, model string) error {
 				if err != nil {
 					return err
 				}
-				want += shard.PersistentBytes(l, stage, 2, false).Total()
+				want += shard.PersistentBytes(l, stage, func(n int64) int64 { return 2 * n }, false).Total()
 				plain += int64(u.Elems)
 			}
 			got, err := measure(ctx, filepath.Join(dir, fmt.Sprintf("%d-%d", stage, workers)), model, stage, workers)

@@ -15,7 +15,8 @@ func testAllGather(t *testing.T, groups []collective.Group, rng *rand.Rand) {
 	ctx := patient(t)
 	w := len(groups)
 	for _, dtype := range []kernels.DType{kernels.F32, kernels.BF16, kernels.U8, kernels.F64} {
-		for _, n := range sizes(rng) {
+		for _, n := range append(sizes(rng), 20000+rng.IntN(5000)) { // more than what a transport may take for small
+
 			all := values(rng, n*w, dtype)
 			eachRank(groups, func(r int, g collective.Group) {
 				at := fmt.Sprintf("%d %s, rank %d", n, dtype, r)
@@ -43,8 +44,9 @@ func testAllGather(t *testing.T, groups []collective.Group, rng *rand.Rand) {
 func testReduceScatter(t *testing.T, groups []collective.Group, rng *rand.Rand) {
 	ctx := patient(t)
 	w := len(groups)
-	for _, dtype := range []kernels.DType{kernels.F32, kernels.BF16} {
+	for _, dtype := range []kernels.DType{kernels.F32, kernels.BF16, kernels.Int8} {
 		for _, n := range sizes(rng) {
+			n = n / dtype.Block() * dtype.Block()
 			leaves := 2*w + 1 + rng.IntN(w)
 			all := make([]collective.Buffer, leaves)
 			want := make([]float32, w*n)

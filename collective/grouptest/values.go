@@ -19,7 +19,16 @@ func sizes(rng *rand.Rand) []int {
 // values makes n elements whose sums depend on the order of addition: signs and exponents
 // vary widely, zeros of both signs occur.
 func values(rng *rand.Rand, n int, t kernels.DType) collective.Buffer {
-	b := collective.Buffer{Bytes: make([]byte, n*t.Bytes()), Type: t}
+	b := collective.Buffer{Bytes: make([]byte, t.Size(n)), Type: t}
+	if t == kernels.Int8 {
+		for i := range b.Bytes {
+			b.Bytes[i] = byte(rng.Uint32())
+		}
+		for at := kernels.BlockElems; at < len(b.Bytes); at += t.Bytes() { // the scale
+			binary.LittleEndian.PutUint32(b.Bytes[at:], math.Float32bits(float32(math.Ldexp(rng.Float64(), rng.IntN(40)-20))))
+		}
+		return b
+	}
 	for i := range n {
 		v := float32(math.Ldexp(rng.Float64()*2-1, rng.IntN(40)-20))
 		switch rng.IntN(20) {
@@ -44,12 +53,16 @@ func values(rng *rand.Rand, n int, t kernels.DType) collective.Buffer {
 
 // slice is elements [lo, hi) of b.
 func slice(b collective.Buffer, lo, hi int) collective.Buffer {
-	w := b.Type.Bytes()
-	return collective.Buffer{Bytes: b.Bytes[lo*w : hi*w : hi*w], Type: b.Type}
+	end := b.Type.Size(hi)
+	return collective.Buffer{Bytes: b.Bytes[b.Type.Size(lo):end:end], Type: b.Type}
 }
 
 func element(src []byte, i int, t kernels.DType) float32 {
-	if t == kernels.BF16 {
+	switch t {
+	case kernels.Int8:
+		block := src[i/kernels.BlockElems*t.Bytes():]
+		return float32(int8(block[i%kernels.BlockElems])) * math.Float32frombits(binary.LittleEndian.Uint32(block[kernels.BlockElems:]))
+	case kernels.BF16:
 		return math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
 	}
 	return math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
@@ -85,11 +98,10 @@ func (a *Accumulator) Fold(leaf, off int, src []byte, t kernels.DType) error {
 		return fmt.Errorf("fold called twice at a time")
 	}
 	defer a.mu.Unlock()
-	w := t.Bytes()
-	if w == 0 || len(src)%w != 0 || off < 0 || off+len(src)/w > len(a.Sum) {
+	if t.Bytes() == 0 || len(src)%t.Bytes() != 0 || off < 0 || off+t.Len(len(src)) > len(a.Sum) {
 		return fmt.Errorf("fold of %d bytes of %s at element %d of %d", len(src), t, off, len(a.Sum))
 	}
-	n := len(src) / w
+	n := t.Len(len(src))
 	for i := off; i < off+n; i++ {
 		if leaf < a.next[i] {
 			return fmt.Errorf("element %d: leaf %d after leaf %d", i, leaf, a.next[i]-1)

@@ -220,9 +220,12 @@ func (m *membership) greet(s stream, r int, bulk bool) (*pb.CollectiveWelcome, e
 	return w, nil
 }
 
+// minChunkBytes is the least that a peer may say of itself: a block of any format fits into it, several times.
+const minChunkBytes = 1 << 10
+
 func checkChunkBytes(n uint32) (int, error) {
-	if n < 64 || n > frame.MaxDataBytes || n&(n-1) != 0 {
-		return 0, fmt.Errorf("chunks of %d bytes: want a power of two, 64 to %d", n, frame.MaxDataBytes)
+	if n < minChunkBytes || n > frame.MaxDataBytes || n&(n-1) != 0 {
+		return 0, fmt.Errorf("chunks of %d bytes: want a power of two, %d to %d", n, minChunkBytes, frame.MaxDataBytes)
 	}
 	return int(n), nil
 }

@@ -455,6 +455,17 @@ func TestStalls(t *testing.T) {
 			},
 			`^rank 0 \(worker-a\) does not read its part of send #1 shard to rank 0 \[8388608 f32\]`,
 		},
+		"sends a byte at a time": {
+			func(g collective.Group) *collective.Pending {
+				return g.AllGather(context.Background(), "block.3", f32(2*8192), f32(8192))
+			},
+			func(i *impostor) {
+				i.post(gatherOp(1, "block.3", 8192))
+				i.trickle(frame.Outgoing{Header: frame.Header{Kind: frame.Data, Type: kernels.F32, Seq: 1}, Data: make([]byte, 4*8192)})
+			},
+			// Over gRPC the post trickles too, on the same connection.
+			`^rank 0 \(worker-a\) (does not finish its part of|has not arrived at) all-gather #1 block.3 \[8192 f32\]`,
+		},
 	} {
 		for _, by := range []Transport{Stream, Lanes, SHM} {
 			t.Run(string(by)+"/"+name, func(t *testing.T) {

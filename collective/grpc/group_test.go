@@ -27,6 +27,7 @@ type fleet struct {
 	checksum bool
 	by       Transport
 	lends    bool // what is sent lies in shared memory
+	hosts    int  // ranks say that they are on so many machines, in turn; 0: they say nothing
 }
 
 func workerID(r int) string { return fmt.Sprintf("worker-%c", 'a'+r) }
@@ -54,7 +55,11 @@ func (f fleet) listen(t testing.TB) ([]*Endpoint, []Peer) {
 			}
 		})
 		eps = append(eps, ep)
-		peers = append(peers, Peer{ID: workerID(r), Addr: ep.Addr()})
+		p := Peer{ID: workerID(r), Addr: ep.Addr()}
+		if f.hosts > 0 {
+			p.Host = fmt.Sprint("host-", r%f.hosts)
+		}
+		peers = append(peers, p)
 	}
 	return eps, peers
 }
@@ -117,6 +122,8 @@ func TestGroup(t *testing.T) {
 		"lanes, tls":               {fleet{by: Lanes, ca: newAuthority(t), checksum: true}, []int{2, 3}},
 		"shm":                      {fleet{by: SHM, lends: true}, nil},
 		"shm, small budget":        {fleet{by: SHM, lends: true, budget: small, checksum: true}, []int{4}},
+		"grpc, 2 hosts":            {fleet{by: Stream, hosts: 2}, []int{4}},
+		"shm, 2 hosts":             {fleet{by: SHM, lends: true, hosts: 2}, []int{4, 8}},
 		"shm, tls, nothing shared": {fleet{by: SHM, ca: newAuthority(t), checksum: true}, []int{2, 3}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -39,6 +42,46 @@ type impostor struct {
 	lanes   [2]net.Conn // unless by is Stream
 	reader  *frame.Reader
 	loan    *shm.Loan // with SHM
+	slow    atomic.Bool
+}
+
+// trickling is a connection that sends a byte at a time once its impostor is slow.
+type trickling struct {
+	net.Conn
+	i *impostor
+}
+
+func (c trickling) Write(b []byte) (n int, err error) {
+	for c.i.slow.Load() && n < len(b) {
+		k, err := c.Conn.Write(b[n : n+1])
+		if n += k; err != nil {
+			return n, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	k, err := c.Conn.Write(b[n:])
+	return n + k, err
+}
+
+// trickle sends a bulk frame of the running generation a byte at a time, for as long as the other side has it.
+func (i *impostor) trickle(f frame.Outgoing) {
+	i.t.Helper()
+	f.Job, f.Generation = frame.JobHash("job-1"), 3
+	send := func() { _ = i.streams[1].SendMsg(&f) }
+	if c := i.lanes[1]; c != nil {
+		head, err := f.Head()
+		if err != nil {
+			i.t.Fatal(err)
+		}
+		send = func() { _, _ = trickling{c, i}.Write(append(head, f.Data...)) }
+	}
+	i.slow.Store(true)
+	var sending sync.WaitGroup
+	sending.Go(send)
+	i.t.Cleanup(func() { // what it writes to is closed before
+		i.slow.Store(false)
+		sending.Wait()
+	})
 }
 
 // dialAs opens a connection to an endpoint and no stream.
@@ -52,14 +95,21 @@ func dialAs(t *testing.T, f fleet, addr, id, peerID string) *impostor {
 		}
 		creds = credentials.NewTLS(c)
 	}
-	d := dialer{connect: (&net.Dialer{}).DialContext}
+	i := &impostor{t: t}
+	d := dialer{connect: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return trickling{c, i}, nil
+	}}
 	cc, err := grpc.NewClient("passthrough:///"+strings.TrimPrefix(addr, "passthrough:///"), grpc.WithTransportCredentials(creds), grpc.WithContextDialer(d.dial),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(frame.MaxBytes)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cc.Close() })
-	i := &impostor{t: t, cc: cc}
+	i.cc = cc
 	cc.Connect()
 	if i.streams[0], err = cc.NewStream(t.Context(), &serviceDesc.Streams[0], linkMethod, grpc.WaitForReady(true)); err != nil {
 		t.Fatal(err)

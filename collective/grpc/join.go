@@ -27,6 +27,8 @@ type Peer struct {
 	// Name is what its certificate says, as common name or DNS name. "" means ID; workers that share the key pair of
 	// a job's workers have the name of that role.
 	Name string
+	// Host names its machine: ranks of one have one name. "" in any peer: nobody asks where the others are.
+	Host string
 }
 
 func (p Peer) certificateName() string {
@@ -51,6 +53,8 @@ type Config struct {
 	Deadline time.Duration
 	// Checksum covers tensors with checksums; all ranks must say the same. What peers read in this rank's memory has none.
 	Checksum bool
+	// AnyOrder lets reduce-scatters add what arrives in any order: the result's bits then differ from time to time.
+	AnyOrder bool
 	// Transport is what carries tensors and what announces them; "" means Auto. gRPC always carries the handshake.
 	Transport Transport
 	// ClientTLS has this worker's certificate and, as RootCAs, the job's authority. It must
@@ -143,14 +147,20 @@ func (ep *Endpoint) Join(ctx context.Context, c Config) (collective.Group, error
 	if c.Deadline == 0 {
 		c.Deadline = DefaultDeadline
 	}
-	ids := make([]string, len(c.Peers))
+	ids, hosts := make([]string, len(c.Peers)), make([]string, len(c.Peers))
 	for r, p := range c.Peers {
 		ids[r] = p.ID
+		if hosts != nil {
+			hosts[r] = p.Host
+		}
+		if p.Host == "" {
+			hosts = nil
+		}
 	}
 	m := &membership{cfg: c, ep: ep, links: make([]*link, len(c.Peers)), why: make([]string, len(c.Peers)), ready: make(chan struct{}, 1)}
 	cfg := engine.Config{
 		Job: c.Job, Generation: c.Generation, Rank: c.Rank, IDs: ids,
-		Budget: c.Budget, Deadline: c.Deadline, Checksum: c.Checksum, Logger: ep.log,
+		Budget: c.Budget, Deadline: c.Deadline, Checksum: c.Checksum, AnyOrder: c.AnyOrder, Hosts: hosts, Logger: ep.log,
 	}
 	if m.loan = ep.lend(c); m.loan != nil {
 		cfg.Revoke = m.loan.Revoke
@@ -197,6 +207,7 @@ func (g *group) Stats() collective.Stats {
 	for r, l := range g.m.links {
 		if l != nil {
 			s.Peers[r].Transport = l.transport()
+			s.Peers[r].SocketBytesSent, s.Peers[r].SocketBytesReceived = l.socketBytes()
 		}
 	}
 	return s

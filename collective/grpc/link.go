@@ -81,6 +81,21 @@ func (l *link) transport() string {
 	return string(Stream)
 }
 
+// socketBytes is what the kernel has counted on the connections that carry frames.
+func (l *link) socketBytes() (sent, received uint64) {
+	conns := []net.Conn{l.conn}
+	l.mu.Lock()
+	if l.lane != nil {
+		conns = []net.Conn{l.lane.Control, l.lane.Bulk}
+	}
+	l.mu.Unlock()
+	for _, c := range conns {
+		s, r := socketBytes(c)
+		sent, received = sent+s, received+r
+	}
+	return sent, received
+}
+
 // Lends and Fresh are engine.Link's: nothing is lent over gRPC.
 func (l *link) Lends([]byte) bool { return false }
 func (l *link) Fresh() bool       { return true }

@@ -9,7 +9,7 @@ func sentBytes(p, q *post) uint64 {
 		return uint64(len(p.args.src.Bytes))
 	case collective.KindReduceScatter:
 		if p.rank < p.op.Contributors {
-			return uint64(p.op.Elems * p.op.Type.Bytes())
+			return uint64(p.op.Type.Size(p.op.Elems))
 		}
 	case collective.KindAllReduce:
 		return uint64(len(p.args.dst.Bytes))

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/zerofleet/zerofleet/collective"
+	"github.com/zerofleet/zerofleet/kernels"
 )
 
 // chunkBytes is how much of a slice is folded before the next rank's turn, as a networked
@@ -47,15 +48,14 @@ func allGather(posts []*post) {
 
 func reduceScatter(posts []*post) (rank int, err error) {
 	t := posts[0].op.Type // rank 0 always contributes
-	w := t.Bytes()
-	chunk := chunkBytes / w
+	chunk := chunkBytes / kernels.F32.Bytes()
 	n, first := posts[0].op.Elems, posts[0].op.FirstLeaf
 	for _, owner := range posts {
 		for lo := 0; lo < n; lo += chunk {
 			hi := min(lo+chunk, n)
 			for r, p := range posts[:owner.op.Contributors] {
-				part := p.args.src.Bytes[owner.rank*n*w:]
-				if err := owner.args.acc.Fold(first+r, lo, part[lo*w:hi*w], t); err != nil {
+				part := p.args.src.Bytes[t.Size(owner.rank*n):]
+				if err := owner.args.acc.Fold(first+r, lo, part[t.Size(lo):t.Size(hi)], t); err != nil {
 					return owner.rank, err
 				}
 			}

@@ -189,15 +189,15 @@ func adamwScalars(s kernels.AdamWScalars) C.zf_adamw_scalars {
 }
 
 // Accumulate adds src to acc, element by element: acc[i] += src[i], in f32. src holds
-// little-endian elements of type t, f32 or bf16, as many as acc, at any alignment: bytes as
+// little-endian elements of type t, f32, bf16 or whole blocks of Int8, as many as acc, at any alignment: bytes as
 // they came off the wire. The bits are those of the kernels.Accumulate Op on any Backend. It needs no
 // Backend, runs on the caller's thread and may be called concurrently.
 func Accumulate(acc []float32, src []byte, t kernels.DType) error {
-	if t != kernels.F32 && t != kernels.BF16 {
-		return fmt.Errorf("accumulate: elements of %s, want f32 or bf16", t)
+	if t != kernels.F32 && t != kernels.BF16 && t != kernels.Int8 {
+		return fmt.Errorf("accumulate: elements of %s, want f32, bf16 or int8", t)
 	}
-	if len(src) != len(acc)*t.Bytes() {
-		return fmt.Errorf("accumulate: %d bytes of %s onto %d elements, want %d bytes", len(src), t, len(acc), len(acc)*t.Bytes())
+	if len(acc)%t.Block() != 0 || len(src) != t.Size(len(acc)) {
+		return fmt.Errorf("accumulate: %d bytes of %s onto %d elements, want %d bytes and whole blocks", len(src), t, len(acc), t.Size(len(acc)))
 	}
 	if len(acc) == 0 {
 		return nil

@@ -1,4 +1,4 @@
-#include "zf_simd.h"
+#include "zf_int8.h"
 
 /* IEEE binary16. Both directions give the bits of vcvtph2ps and vcvtps2ph, whose NaNs keep their sign and
  * upper payload and are made quiet. */
@@ -109,6 +109,18 @@ ZF_BODY void narrow_bf16(uint16_t *dst, const float *src, int64_t n) {
 }
 ZF_EVERY_ISA(narrow_bf16, (uint16_t * dst, const float *src, int64_t n), (dst, src, n))
 
+ZF_BODY void widen_int8(float *dst, const char *src, int64_t blocks) {
+	for (int64_t i = 0; i < blocks; i++)
+		zf_int8_widen(dst + i * ZF_INT8_BLOCK, src + i * ZF_INT8_BYTES);
+}
+ZF_EVERY_ISA(widen_int8, (float *dst, const char *src, int64_t blocks), (dst, src, blocks))
+
+ZF_BODY void narrow_int8(char *dst, const float *src, int64_t blocks) {
+	for (int64_t i = 0; i < blocks; i++)
+		zf_int8_narrow(dst + i * ZF_INT8_BYTES, src + i * ZF_INT8_BLOCK);
+}
+ZF_EVERY_ISA(narrow_int8, (char *dst, const float *src, int64_t blocks), (dst, src, blocks))
+
 struct convert {
 	int dst_dtype, src_dtype;
 	void *dst;
@@ -155,12 +167,54 @@ static void convert_tile(void *arg, int64_t tile, int thread) {
 	}
 }
 
+/* n elements, from the first of a block on, by way of f32 where the other side is bf16. */
+static void widen_blocks(int dst_dtype, void *dst, const char *src, int64_t n) {
+	if (dst_dtype == ZF_F32) {
+		widen_int8_best(dst, src, n / ZF_INT8_BLOCK);
+		return;
+	}
+	float wide[ZF_INT8_BLOCK];
+	for (int64_t i = 0; i < n; i += ZF_INT8_BLOCK) {
+		widen_int8_best(wide, src + i / ZF_INT8_BLOCK * ZF_INT8_BYTES, 1);
+		narrow_bf16_best((uint16_t *)dst + i, wide, ZF_INT8_BLOCK);
+	}
+}
+
+static void narrow_blocks(char *dst, int src_dtype, const void *src, int64_t n) {
+	if (src_dtype == ZF_F32) {
+		narrow_int8_best(dst, src, n / ZF_INT8_BLOCK);
+		return;
+	}
+	float wide[ZF_INT8_BLOCK];
+	for (int64_t i = 0; i < n; i += ZF_INT8_BLOCK) {
+		widen_bf16_best(wide, (const uint16_t *)src + i, ZF_INT8_BLOCK);
+		narrow_int8_best(dst + i / ZF_INT8_BLOCK * ZF_INT8_BYTES, wide, 1);
+	}
+}
+
+static void convert_blocks_tile(void *arg, int64_t tile, int thread) {
+	(void)thread;
+	const struct convert *o = arg;
+	int64_t lo = tile * ZF_RANGE, n = zf_min(ZF_RANGE, o->n - lo), at = lo / ZF_INT8_BLOCK * ZF_INT8_BYTES;
+	if (o->src_dtype == ZF_INT8)
+		widen_blocks(o->dst_dtype, (char *)o->dst + lo * width(o->dst_dtype), (const char *)o->src + at, n);
+	else
+		narrow_blocks((char *)o->dst + at, o->src_dtype, (const char *)o->src + lo * width(o->src_dtype), n);
+}
+
 static int known(int dtype) { return dtype == ZF_F32 || dtype == ZF_BF16 || dtype == ZF_F16; }
 
 zf_status zf_convert(zf_pool *p, int dst_dtype, void *dst, int src_dtype, const void *src, int64_t n) {
+	struct convert o = {dst_dtype, src_dtype, dst, src, n};
+	if (dst_dtype == ZF_INT8 || src_dtype == ZF_INT8) {
+		int other = dst_dtype == ZF_INT8 ? src_dtype : dst_dtype;
+		if ((other != ZF_F32 && other != ZF_BF16) || n % ZF_INT8_BLOCK != 0)
+			return ZF_EINVAL;
+		zf_parallel(p, zf_tiles(n, ZF_RANGE), convert_blocks_tile, &o);
+		return ZF_OK;
+	}
 	if (!known(dst_dtype) || !known(src_dtype))
 		return ZF_EINVAL;
-	struct convert o = {dst_dtype, src_dtype, dst, src, n};
 	zf_parallel(p, zf_tiles(n, ZF_RANGE), convert_tile, &o);
 	return ZF_OK;
 }

@@ -66,11 +66,92 @@ template <class D> static int convert_to(zf_stream *s, D *dst, int src_dtype, co
 	return ZF_EINVAL;
 }
 
+// A warp takes a block of ZF_INT8, eight elements a lane, lane and lane: kernels.Int8 says what it is. Blocks are aligned to their
+// scale.
+__device__ __forceinline__ void widen_block(float x[8], const char *block, int lane) {
+	float scale = *(const float *)(block + ZF_INT8_BLOCK);
+#pragma unroll
+	for (int j = 0; j < 8; j++)
+		x[j] = (float)(int)(signed char)block[lane + 32 * j] * scale;
+}
+
+// Reads src, writes dst: 260 bytes a block, and 2 or 4 an element.
+template <class D> __global__ void widen_blocks(D *dst, const char *src, int64_t blocks) {
+	int64_t b = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+	int lane = threadIdx.x % 32;
+	if (b >= blocks)
+		return;
+	float x[8];
+	widen_block(x, src + b * ZF_INT8_BYTES, lane);
+#pragma unroll
+	for (int j = 0; j < 8; j++)
+		dst[b * ZF_INT8_BLOCK + lane + 32 * j] = zf_narrow<D>::of(x[j]);
+}
+
+template <class S> __global__ void narrow_blocks(char *dst, const S *src, int64_t blocks) {
+	int64_t b = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+	int lane = threadIdx.x % 32;
+	if (b >= blocks)
+		return;
+	float x[8];
+	uint32_t top = 0; // magnitudes order like their bits; NaNs are above infinity
+#pragma unroll
+	for (int j = 0; j < 8; j++) {
+		x[j] = zf_widen(src[b * ZF_INT8_BLOCK + lane + 32 * j]);
+		uint32_t a = zf_float_bits(x[j]) & 0x7fffffffu;
+		top = a > top ? a : top;
+	}
+#pragma unroll
+	for (int w = 16; w > 0; w /= 2) {
+		uint32_t a = __shfl_xor_sync(0xffffffffu, top, w);
+		top = a > top ? a : top;
+	}
+	float magnitude = zf_bits_float(top), scale, inverse;
+	if (top >= 0x7f800000u || magnitude < 0x1p-100f) {
+		scale = top >= 0x7f800000u ? zf_bits_float(0x7fc00000u) : 0.0f;
+		inverse = 0;
+	} else {
+		scale = magnitude / 127.0f;
+		inverse = 127.0f / magnitude;
+	}
+	char *block = dst + b * ZF_INT8_BYTES;
+#pragma unroll
+	for (int j = 0; j < 8; j++) // adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits
+		block[lane + 32 * j] = inverse == 0 ? 0 : (char)(zf_float_bits(x[j] * inverse + 0x1.8p+23f) & 0xffu);
+	if (lane == 0)
+		*(float *)(block + ZF_INT8_BLOCK) = scale;
+}
+
+template <class S> static int narrow_to_blocks(zf_stream *s, void *dst, const void *src, int64_t blocks) {
+	return zf_launch(narrow_blocks<S>, dim3((unsigned)zf_ceil(blocks, 8)), 256, 0, s, (char *)dst, (const S *)src, blocks);
+}
+
+template <class D> static int widen_from_blocks(zf_stream *s, void *dst, const void *src, int64_t blocks) {
+	return zf_launch(widen_blocks<D>, dim3((unsigned)zf_ceil(blocks, 8)), 256, 0, s, (D *)dst, (const char *)src, blocks);
+}
+
+static int convert_blocks(zf_stream *s, int dst_dtype, void *dst, int src_dtype, const void *src, int64_t n) {
+	if (n % ZF_INT8_BLOCK != 0)
+		return ZF_EINVAL;
+	int64_t blocks = n / ZF_INT8_BLOCK;
+	if (dst_dtype == ZF_INT8 && src_dtype == ZF_F32)
+		return narrow_to_blocks<float>(s, dst, src, blocks);
+	if (dst_dtype == ZF_INT8 && src_dtype == ZF_BF16)
+		return narrow_to_blocks<zf_bf16>(s, dst, src, blocks);
+	if (src_dtype == ZF_INT8 && dst_dtype == ZF_F32)
+		return widen_from_blocks<float>(s, dst, src, blocks);
+	if (src_dtype == ZF_INT8 && dst_dtype == ZF_BF16)
+		return widen_from_blocks<zf_bf16>(s, dst, src, blocks);
+	return ZF_EINVAL;
+}
+
 ZF_EXPORT int zf_cuda_convert(zf_stream *s, int dst_dtype, void *dst, int src_dtype, const void *src, int64_t n) {
 	ZF_TRY(zf_enter(s));
 	if (dst_dtype == src_dtype && (dst_dtype == ZF_F32 || dst_dtype == ZF_BF16 || dst_dtype == ZF_F16))
 		return zf_cuda_status(cudaMemcpyAsync(dst, src, (size_t)(n * (dst_dtype == ZF_F32 ? 4 : 2)), cudaMemcpyDefault,
 		                                      s->on)); // every bit as it is
+	if (dst_dtype == ZF_INT8 || src_dtype == ZF_INT8)
+		return convert_blocks(s, dst_dtype, dst, src_dtype, src, n);
 	switch (dst_dtype) {
 	case ZF_F32:
 		return convert_to(s, (float *)dst, src_dtype, src, n);
@@ -120,12 +201,28 @@ template <class S> struct accumulate_op {
 	}
 };
 
+// The same of blocks: 8 bytes an element and 260 a block.
+__global__ void accumulate_blocks(float *acc, const char *src, int64_t blocks) {
+	int64_t b = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+	int lane = threadIdx.x % 32;
+	if (b >= blocks)
+		return;
+	float x[8];
+	widen_block(x, src + b * ZF_INT8_BYTES, lane);
+#pragma unroll
+	for (int j = 0; j < 8; j++)
+		acc[b * ZF_INT8_BLOCK + lane + 32 * j] += x[j];
+}
+
 ZF_EXPORT int zf_cuda_accumulate(zf_stream *s, int src_dtype, void *acc, const void *src, int64_t n) {
 	bool v = zf_aligned(acc, src);
 	if (src_dtype == ZF_F32)
 		return run(s, v, accumulate_op<float>{(float *)acc, (const float *)src}, n);
 	if (src_dtype == ZF_BF16)
 		return run(s, v, accumulate_op<zf_bf16>{(float *)acc, (const zf_bf16 *)src}, n);
+	if (src_dtype == ZF_INT8 && n % ZF_INT8_BLOCK == 0)
+		return zf_launch(accumulate_blocks, dim3((unsigned)zf_ceil(n / ZF_INT8_BLOCK, 8)), 256, 0, s, (float *)acc, (const char *)src,
+		                 n / ZF_INT8_BLOCK);
 	return ZF_EINVAL;
 }
 

@@ -10,6 +10,7 @@ import (
 var convertCases = []Case{
 	{"convert", runConvert},
 	{"convert every short number", runConvertAll},
+	{"convert int8 blocks", runConvertBlocks},
 }
 
 var floats = []kernels.DType{kernels.F32, kernels.BF16, kernels.F16}
@@ -77,5 +78,64 @@ func runConvertAll(r *Rig) {
 		r.Launch(kernels.Convert{Dst: back, Src: wide})
 		r.Exactly("wide", wide, want)
 		r.Exactly("back", back, want)
+	}
+}
+
+// blockLengths are whole blocks: fewer and more than a warp's or a thread's.
+var blockLengths = []int{256, 512, 3 * 256, 65 * 256, 16384 + 256}
+
+// blocks are n numbers, of which each block has its own size; the first blocks hold what is special.
+//
+//go:norace
+func blocks(r *Rig, n int) []float64 {
+	v := r.Normal(n, 1)
+	for b := 0; b < n/kernels.BlockElems; b++ {
+		block := v[b*kernels.BlockElems:][:kernels.BlockElems]
+		size := math.Exp2(float64(r.IntN(60) - 30))
+		for i := range block {
+			block[i] *= size
+		}
+		at := r.IntN(len(block))
+		switch b {
+		case 1:
+			block[at] = math.NaN()
+		case 2:
+			block[at] = math.Inf(-1)
+		case 3:
+			clear(block)
+		case 4: // all below what has a scale
+			for i := range block {
+				block[i] = math.Ldexp(1, -101-r.IntN(48))
+			}
+		case 5: // one that has
+			clear(block)
+			block[at] = -0x1p-100
+		case 6: // ties: halves of a scale of 1
+			for i := range block {
+				block[i] = float64(r.IntN(255)-127) / 2
+			}
+			block[at] = 127
+		case 7:
+			block[at] = math.MaxFloat32
+		}
+	}
+	return v
+}
+
+func runConvertBlocks(r *Rig) {
+	for _, n := range blockLengths {
+		for _, other := range acts {
+			r.Begin("%d of %s to int8 and back", n, other)
+			src, x := r.In(other, blocks(r, n))
+			short, back := r.Out(kernels.Int8, n), r.Out(other, n)
+			r.Launch(kernels.Convert{Dst: short, Src: src})
+			r.Launch(kernels.Convert{Dst: back, Src: short})
+			want := decode(kernels.Int8, encode(kernels.Int8, x))
+			r.Exactly("short", short, want)
+			for i := range want {
+				want[i] = round(other, want[i])
+			}
+			r.Exactly("back", back, want)
+		}
 	}
 }

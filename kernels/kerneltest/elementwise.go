@@ -97,4 +97,17 @@ func runAccumulate(r *Rig) {
 			r.Exactly("Acc", o.Acc, want)
 		}
 	}
+	for _, n := range blockLengths {
+		r.Begin("%d of int8", n)
+		var o kernels.Accumulate
+		var acc, src []float64
+		o.Acc, acc = r.In(kernels.F32, mixed(r, n, 0))
+		o.Src, src = r.In(kernels.Int8, blocks(r, n))
+		want := make([]float64, n)
+		for i := range want {
+			want[i] = float64(float32(acc[i] + src[i]))
+		}
+		r.Launch(o)
+		r.Exactly("Acc", o.Acc, want)
+	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/zerofleet/zerofleet/kernels"
 )
 
-// guard is the number of elements on each side of a buffer that no kernel may touch: more
+// guard is the number of elements, or blocks of them, on each side of a buffer that no kernel may touch: more
 // than one register block of any of them.
 const guard = 96
 
@@ -125,7 +125,7 @@ func (r *Rig) place(dt kernels.DType, n int) kernels.Buffer {
 	if r.taken%3 == 0 {
 		kind = kernels.Host
 	}
-	m, err := r.b.Alloc(kind, (before+int64(n)+guard)*w)
+	m, err := r.b.Alloc(kind, (before+int64(n/dt.Block())+guard)*w)
 	if err != nil {
 		r.t.Fatalf("%s: %v", r.what, err)
 	}

@@ -51,7 +51,13 @@ func round(dt kernels.DType, v float64) float64 {
 //
 //go:norace
 func encode(dt kernels.DType, values []float64) []byte {
-	raw := make([]byte, 0, len(values)*dt.Bytes())
+	raw := make([]byte, 0, dt.Size(len(values)))
+	if dt == kernels.Int8 {
+		for at := 0; at < len(values); at += kernels.BlockElems {
+			raw = appendBlock(raw, values[at:at+kernels.BlockElems])
+		}
+		return raw
+	}
 	for _, v := range values {
 		switch dt {
 		case kernels.F32:
@@ -73,7 +79,15 @@ func encode(dt kernels.DType, values []float64) []byte {
 
 //go:norace
 func decode(dt kernels.DType, raw []byte) []float64 {
-	v := make([]float64, len(raw)/dt.Bytes())
+	v := make([]float64, dt.Len(len(raw)))
+	if dt == kernels.Int8 {
+		for i := range v {
+			block := raw[i/kernels.BlockElems*dt.Bytes():]
+			scale := math.Float32frombits(binary.LittleEndian.Uint32(block[kernels.BlockElems:]))
+			v[i] = float64(float32(int8(block[i%kernels.BlockElems])) * scale)
+		}
+		return v
+	}
 	for i := range v {
 		at := raw[i*dt.Bytes():]
 		switch dt {
@@ -128,4 +142,30 @@ func f16bits(v float64) uint16 {
 	}
 	frac, e := math.Frexp(v)
 	return sign | uint16(e+14)<<10 | uint16(math.Ldexp(frac, 11))&0x3ff
+}
+
+// appendBlock rounds one block to Int8, by the format's definition.
+//
+//go:norace
+func appendBlock(raw []byte, values []float64) []byte {
+	magnitude := 0.0
+	for _, v := range values {
+		if v-v != 0 {
+			magnitude = math.NaN()
+			break
+		}
+		magnitude = max(magnitude, math.Abs(v))
+	}
+	scale, inverse := float32(magnitude)/127, 127/float32(magnitude)
+	if math.IsNaN(magnitude) || magnitude < 0x1p-100 {
+		scale, inverse = float32(0*magnitude), 0
+	}
+	for _, v := range values {
+		q := 0.0
+		if inverse != 0 {
+			q = math.RoundToEven(float64(float32(v) * inverse))
+		}
+		raw = append(raw, byte(int8(q)))
+	}
+	return binary.LittleEndian.AppendUint32(raw, math.Float32bits(scale))
 }

@@ -18,6 +18,10 @@ import (
 var programs string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(confinedVariable) != "" {
+		fmt.Fprintln(os.Stderr, "e2e:", confine(os.Args[1:]))
+		os.Exit(1)
+	}
 	os.Exit(buildAndRun(m))
 }
 

@@ -87,14 +87,17 @@ func ReduceScatter(rank, size int, opName string, acc collective.Accumulator, sr
 		op.Type = 0
 		return op, nil
 	}
-	if src.Type != kernels.F32 && src.Type != kernels.BF16 {
-		return op, invalid(at, "src is %s: want f32 or bf16", src.Type)
+	if src.Type != kernels.F32 && src.Type != kernels.BF16 && src.Type != kernels.Int8 {
+		return op, invalid(at, "src is %s: want f32, bf16 or int8", src.Type)
 	}
 	if err := buffer(at, "src", src); err != nil {
 		return op, err
 	}
 	if src.Len() != size*op.Elems {
 		return op, invalid(at, "src has %d elements, the accumulator %d: want %d for %d ranks", src.Len(), op.Elems, size*op.Elems, size)
+	}
+	if op.Elems%src.Type.Block() != 0 {
+		return op, invalid(at, "an accumulator of %d elements: want a multiple of %d for %s", op.Elems, src.Type.Block(), src.Type)
 	}
 	return op, nil
 }

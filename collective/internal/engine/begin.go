@@ -13,7 +13,8 @@ import (
 type plan struct {
 	op
 	order order
-	eager []byte // small data for everybody, a copy; nil for none
+	with  map[int]bool // who takes part, by rank; nil: everybody, or of a pair its other rank
+	eager []byte       // small data for everybody, a copy; nil for none
 	// to gives what this rank sends to a peer, from whether and where that peer's data goes.
 	to   func(r int) []byte
 	from func(r int) (dst []byte, expected bool)
@@ -65,7 +66,7 @@ func (e *Engine) beginLocked(ctx context.Context, p *plan) {
 	// Start with the next rank, so that ranks do not all begin with rank 0.
 	for i := 1; i < e.size; i++ {
 		r := (e.rank + i) % e.size
-		if p.order.space == frame.Pair && r != o.Peer {
+		if p.order.space == frame.Pair && r != o.Peer || p.with != nil && !p.with[r] {
 			continue
 		}
 		e.enlist(p, r, meta)
@@ -152,7 +153,7 @@ func (e *Engine) addJob(o *op, q *peer, data []byte) {
 		j.chunks, j.stepBytes, j.lent = 1, len(data), true
 	case o.acc != nil:
 		// A reduction's chunks count elements: their owner may not know the type yet.
-		j.stepBytes = foldElems(j.stepBytes) * o.Type.Bytes()
+		j.stepBytes = o.Type.Size(foldElems(j.stepBytes))
 		j.chunks = chunksOf(len(data), j.stepBytes)
 	default:
 		j.chunks = chunksOf(len(data), j.stepBytes)

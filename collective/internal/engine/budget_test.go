@@ -70,6 +70,47 @@ func (p *pipe) Lends([]byte) bool { return false }
 func (p *pipe) Fresh() bool       { return true }
 func (p *pipe) Close()            { p.once.Do(func() { close(p.closed) }) }
 
+// newWorld is a generation of Engines in this process. They are closed with the test.
+func newWorld(t *testing.T, world int, alter func(*Config)) []*Engine {
+	t.Helper()
+	engines := make([]*Engine, world)
+	ids := make([]string, world)
+	for r := range ids {
+		ids[r] = fmt.Sprint("worker-", r)
+	}
+	for r := range engines {
+		c := Config{Job: "job", Generation: 1, Rank: r, IDs: ids, Budget: 64 << 20, Deadline: time.Hour}
+		alter(&c)
+		var err error
+		if engines[r], err = New(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var pipes []*pipe
+	for r, e := range engines {
+		links := make([]Link, world)
+		for q, other := range engines {
+			if q != r {
+				p := newPipe(other, r)
+				links[q], pipes = p, append(pipes, p)
+			}
+		}
+		e.Start(links)
+	}
+	t.Cleanup(func() {
+		var wg sync.WaitGroup
+		for _, e := range engines {
+			wg.Go(func() { _ = e.Close() })
+		}
+		wg.Wait()
+		for _, p := range pipes {
+			p.Close()
+			p.wg.Wait()
+		}
+	})
+	return engines
+}
+
 // pace lets one rank fold once for each hundred times that another one does.
 type pace struct {
 	mu      sync.Mutex
@@ -113,40 +154,7 @@ func TestBudgetAt64Ranks(t *testing.T) {
 	)
 	world := budgetWorld
 	budget := int64(world * minPeerBudget)
-	engines := make([]*Engine, world)
-	ids := make([]string, world)
-	for r := range ids {
-		ids[r] = fmt.Sprint("worker-", r)
-	}
-	for r := range engines {
-		var err error
-		engines[r], err = New(Config{Job: "job", Generation: 1, Rank: r, IDs: ids, Budget: budget, Deadline: time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	var pipes []*pipe
-	for r, e := range engines {
-		links := make([]Link, world)
-		for q, other := range engines {
-			if q != r {
-				p := newPipe(other, r)
-				links[q], pipes = p, append(pipes, p)
-			}
-		}
-		e.Start(links)
-	}
-	defer func() {
-		var wg sync.WaitGroup
-		for _, e := range engines {
-			wg.Go(func() { _ = e.Close() })
-		}
-		wg.Wait()
-		for _, p := range pipes {
-			p.Close()
-			p.wg.Wait()
-		}
-	}()
+	engines := newWorld(t, world, func(c *Config) { c.Budget = budget })
 	slow := &pace{}
 	slow.changed.L = &slow.mu
 	accs := make([]*paced, world)

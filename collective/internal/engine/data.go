@@ -42,7 +42,7 @@ func (e *Engine) chunkOf(p *peer, h *frame.Header) (*op, *opPeer, error) {
 			return nil, nil, fmt.Errorf("chunk %d of %s without credit, which ends at %d", h.Chunk, o.Op, m.limit)
 		}
 		lo, hi := e.foldSpan(o, m.next)
-		if want := (hi - lo) * h.Type.Bytes(); !o.folds(h.Type) || int(h.DataBytes) != want {
+		if want := h.Type.Size(hi - lo); !o.folds(h.Type) || int(h.DataBytes) != want {
 			return nil, nil, fmt.Errorf("%d bytes of %s as chunk %d of %s: want %d elements of %s", h.DataBytes, h.Type, h.Chunk, o.Op, hi-lo, o.fold.kind)
 		}
 	default:
@@ -55,7 +55,7 @@ func (e *Engine) chunkOf(p *peer, h *frame.Header) (*op, *opPeer, error) {
 
 // folds reports whether a reduction takes terms of type t: all of one that can be folded.
 func (o *op) folds(t kernels.DType) bool {
-	return reducible(t) && (o.fold.kind == 0 || o.fold.kind == t)
+	return reducible(t) && o.part%t.Block() == 0 && (o.fold.kind == 0 || o.fold.kind == t)
 }
 
 // placeOf is the range of a peer's part that its next chunk fills, in bytes.
@@ -202,7 +202,7 @@ func (e *Engine) takeLent(p *peer, o *op, m *opPeer, f *frame.Frame) error {
 // takeLentTerms gives the fold a peer's terms in the peer's memory.
 func (e *Engine) takeLentTerms(p *peer, o *op, m *opPeer, f *frame.Frame) error {
 	lo, hi := o.span(e.rank)
-	if want := (hi - lo) * f.Type.Bytes(); m.next != 0 || len(f.Lent) != want || !o.folds(f.Type) {
+	if want := f.Type.Size(hi - lo); m.next != 0 || len(f.Lent) != want || !o.folds(f.Type) {
 		return fmt.Errorf("%d bytes of %s lent for %s: want %d elements of %s", len(f.Lent), f.Type, o.Op, hi-lo, o.fold.kind)
 	}
 	o.fold.kind = f.Type

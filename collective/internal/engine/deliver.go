@@ -104,7 +104,7 @@ func (e *Engine) takePost(p *peer, f *frame.Frame) error {
 		got.data = make([]byte, f.DataBytes)
 		f.CopyData(got.data)
 	}
-	if f.Space != frame.Second {
+	if !f.Space.Inner() {
 		p.last = lastOp{known: true, op: desc, since: time.Now()}
 	}
 	if o := e.ops[k]; o != nil {
@@ -116,7 +116,7 @@ func (e *Engine) takePost(p *peer, f *frame.Frame) error {
 		}
 		return nil
 	}
-	if k.seq <= e.next[order{k.order.base(), k.from, k.to}] && k.space != frame.Second {
+	if k.seq <= e.next[order{k.order.base(), k.from, k.to}] && !k.space.Inner() {
 		return fmt.Errorf("a post of %s, which is over", desc)
 	}
 	return e.keepEarly(p, k, got)

@@ -52,6 +52,9 @@ type Config struct {
 	Budget     int64         // bytes received but not folded that this rank may hold
 	Deadline   time.Duration // without progress, an operation fails
 	Checksum   bool          // tensors are covered by checksums
+	AnyOrder   bool          // reduce-scatters add what arrives, in no order: other bits each time, and nobody waited for in turn
+	// Hosts names each rank's host, the same at every rank: large gathers send each part once to a host. nil: each to each.
+	Hosts []string
 	// Revoke is called when the Group has ended, before callers have their memory back: what was lent is not to be read any
 	// more. nil for nothing. It must not block.
 	Revoke func()
@@ -67,6 +70,9 @@ func (c Config) Validate() error {
 	}
 	if want := int64(w-1) * minPeerBudget; c.Budget < want {
 		errs = append(errs, fmt.Errorf("receive budget of %d bytes: want at least %d for %d peers", c.Budget, want, w-1))
+	}
+	if c.Hosts != nil && len(c.Hosts) != w {
+		errs = append(errs, fmt.Errorf("%d hosts of %d ranks", len(c.Hosts), w))
 	}
 	if c.Deadline <= 0 {
 		errs = append(errs, fmt.Errorf("deadline %s: want more than 0", c.Deadline))
@@ -98,9 +104,10 @@ type Engine struct {
 	cfg        Config
 	rank, size int
 	job        uint64
-	chunkBytes int   // longest data part this rank takes
-	foldBudget int64 // bytes that reduce-scatters may have granted and not folded
-	eagerLimit int   // bytes of eager data towards one peer for operations that it has not begun
+	chunkBytes int     // longest data part this rank takes
+	foldBudget int64   // bytes that reduce-scatters may have granted and not folded
+	eagerLimit int     // bytes of eager data towards one peer for operations that it has not begun
+	levels     *levels // nil: gathers are direct
 	log        *slog.Logger
 	recorder   collective.Recorder
 	wg         sync.WaitGroup // every goroutine of the engine
@@ -163,6 +170,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Hosts != nil {
+		e.levels = newLevels(cfg.Hosts, cfg.Rank)
 	}
 	e.chunkBytes, e.eagerLimit, e.foldBudget = divide(cfg.Budget, e.size-1)
 	e.foldC.L = &e.mu

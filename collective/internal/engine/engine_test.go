@@ -28,10 +28,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // A term that arrives in pieces is added like a whole one, wherever the pieces are cut.
 func TestFoldPieces(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		dtype := rapid.SampledFrom([]kernels.DType{kernels.F32, kernels.BF16}).Draw(t, "type")
+		dtype := rapid.SampledFrom([]kernels.DType{kernels.F32, kernels.BF16, kernels.Int8}).Draw(t, "type")
 		n := rapid.IntRange(0, 300).Draw(t, "elements")
+		if dtype.Block() > 1 {
+			n = n % 5 * dtype.Block()
+		}
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
-		src := make([]byte, n*dtype.Bytes())
+		src := make([]byte, dtype.Size(n))
 		for i := range src {
 			src[i] = byte(rng.Uint32())
 		}
@@ -67,8 +70,8 @@ func TestDivide(t *testing.T) {
 		peers := rapid.IntRange(1, 1000).Draw(t, "peers")
 		budget := rapid.Int64Range(int64(peers)*minPeerBudget, 1<<40).Draw(t, "budget")
 		chunk, eager, fold := divide(budget, peers)
-		if chunk < 64 || chunk > frame.MaxDataBytes || chunk&(chunk-1) != 0 {
-			t.Fatalf("chunks of %d bytes: want a power of two, 64 to %d", chunk, frame.MaxDataBytes)
+		if chunk < 4<<10 || chunk > frame.MaxDataBytes || chunk&(chunk-1) != 0 {
+			t.Fatalf("chunks of %d bytes: want a power of two, 4096 to %d", chunk, frame.MaxDataBytes)
 		}
 		if int64(peers*2*chunk) > fold || eager < 0 || int64(peers*eager)+fold > budget {
 			t.Fatalf("chunk %d, eager %d, fold %d do not fit into %d for %d peers", chunk, eager, fold, budget, peers)
@@ -137,7 +140,7 @@ func FuzzDeliver(f *testing.F) {
 		for len(script) >= 10 && e.Err() == nil {
 			b := script
 			h := frame.Header{
-				Kind: frame.Kind(b[0]), Type: kernels.DType(b[1]), Space: frame.Space(b[2] % 3), Flags: b[3] & 3,
+				Kind: frame.Kind(b[0]), Type: kernels.DType(b[1]), Space: frame.Space(b[2] % 4), Flags: b[3] & 3,
 				Seq: uint64(b[4]), Chunk: uint32(b[5]), Job: e.job, Generation: 2, Rank: 0,
 			}
 			metaBytes := int(b[6])

@@ -12,7 +12,7 @@ import (
 )
 
 // One goroutine folds for the whole Group: reduce-scatters in call order, chunk by chunk,
-// and within a chunk rank by rank. Chunks are granted in exactly that order too, as far as
+// and within a chunk rank by rank; with Config.AnyOrder whatever rank's chunk has arrived. Chunks are granted in exactly that order too, as far as
 // the budget goes, and each takes its bytes from the budget until it is folded. So whatever
 // the fold waits for has been granted, and a grant that waits for budget waits only for
 // chunks that are folded before it: no budget is too small to go on.
@@ -22,19 +22,23 @@ type foldState struct {
 	kind         kernels.DType // of the terms; 0 until this rank knows
 	contributors int
 	chunks       int // of this rank's slice
-	chunk, rank  int // to fold next
+	rank         int // to fold next; its chunk is the peer's
+	left         int // terms to fold: chunks of contributors
 	// To grant next; rank is always a contributor other than this one, or the cursor is at
 	// the end: chunk == chunks.
 	grantChunk, grantRank int
 }
 
-func reducible(t kernels.DType) bool { return t == kernels.F32 || t == kernels.BF16 }
+func reducible(t kernels.DType) bool {
+	return t == kernels.F32 || t == kernels.BF16 || t == kernels.Int8
+}
 
 // maxFoldBytes is the most that is folded at once: a piece of the accumulator and a term of it stay in a core's cache from
 // rank to rank.
 const maxFoldBytes = 256 << 10
 
-// foldElems is how many elements a reduction's chunk has, where frames have so many bytes.
+// foldElems is how many elements a reduction's chunk has, where frames have so many bytes: whole blocks of any type, since both are
+// powers of two and no frame is that short.
 func foldElems(chunkBytes int) int { return min(chunkBytes, maxFoldBytes) / kernels.F32.Bytes() }
 
 // foldElems is how many elements a reduction's chunk has at this rank.
@@ -52,7 +56,7 @@ func (e *Engine) foldSpan(o *op, chunk int) (lo, hi int) {
 func (e *Engine) foldCost(o *op, chunk int) int64 {
 	lo, hi := e.foldSpan(o, chunk)
 	if o.Type != 0 {
-		return int64(hi-lo) * int64(o.Type.Bytes())
+		return int64(o.Type.Size(hi - lo))
 	}
 	return int64(hi-lo) * int64(kernels.F32.Bytes())
 }
@@ -67,6 +71,7 @@ func (e *Engine) beginFold(o *op) {
 		o.folding = false
 		return
 	}
+	s.left = s.chunks * s.contributors
 	s.skipOwn(e.rank)
 	e.folds = append(e.folds, o)
 	e.foldC.Signal()
@@ -139,13 +144,13 @@ func (e *Engine) fold() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for e.err == nil {
-		o, f, lent, ready := e.nextTerm()
+		o, t, ready := e.nextTerm()
 		if !ready {
 			e.foldC.Wait()
 			continue
 		}
 		s := &o.fold
-		chunk, rank := s.chunk, s.rank
+		chunk, rank, f, lent := t.chunk, t.rank, t.frame, t.lent
 		lo, hi := e.foldSpan(o, chunk)
 		leaf := o.FirstLeaf + rank
 		own := rank == e.rank
@@ -156,11 +161,9 @@ func (e *Engine) fold() {
 		stale := false
 		switch {
 		case own:
-			w := o.Type.Bytes()
-			err = o.acc.Fold(leaf, lo, o.share(o.src, e.rank)[lo*w:hi*w], o.Type)
+			err = o.acc.Fold(leaf, lo, o.share(o.src, e.rank)[o.Type.Size(lo):o.Type.Size(hi)], o.Type)
 		case lent != nil:
-			w := kind.Bytes()
-			err = o.acc.Fold(leaf, lo, lent[lo*w:hi*w], kind)
+			err = o.acc.Fold(leaf, lo, lent[kind.Size(lo):kind.Size(hi)], kind)
 			stale = !e.peers[rank].link.Fresh()
 		default:
 			err = foldPieces(o.acc, leaf, lo, f.Data, f.Type)
@@ -172,7 +175,7 @@ func (e *Engine) fold() {
 			e.buffered(-int64(f.DataBytes))
 		}
 		if lent != nil {
-			e.took(o, e.peers[rank], uint64((hi-lo)*kind.Bytes()))
+			e.took(o, e.peers[rank], uint64(kind.Size(hi-lo)))
 		}
 		if !own && chunk < o.peers[rank].limit { // it was granted
 			e.stats.GrantedBytes -= e.foldCost(o, chunk)
@@ -188,55 +191,69 @@ func (e *Engine) fold() {
 			if lent != nil && chunk == o.fold.chunks-1 {
 				e.returnLent(o, e.peers[rank])
 			}
-			e.advance(o)
+			e.advance(o, t)
 			e.grant()
 		}
 		e.settle(o)
 	}
 }
 
-// nextTerm is the operation to fold for and the term whose turn it is: neither frame nor lent memory when it is this
-// rank's own, not ready when it has not arrived. The caller holds mu.
-func (e *Engine) nextTerm() (o *op, f *frame.Frame, lent []byte, ready bool) {
+// term is one contributor's part of a chunk: a frame, or lent memory; neither when it is this rank's own.
+type term struct {
+	rank, chunk int
+	frame       *frame.Frame
+	lent        []byte
+}
+
+// nextTerm is the operation to fold for and a term whose turn it is, not ready when that has not arrived. Without an order any that
+// has arrived has its turn. The caller holds mu.
+func (e *Engine) nextTerm() (o *op, t term, ready bool) {
 	if len(e.folds) == 0 {
-		return nil, nil, nil, false
+		return nil, t, false
 	}
 	o = e.folds[0]
-	if o.fold.rank == e.rank {
-		return o, nil, nil, true
-	}
-	m := &o.peers[o.fold.rank]
-	if m.lent != nil {
-		return o, nil, m.lent, true
-	}
-	if len(m.queue) == 0 {
-		return nil, nil, nil, false
-	}
-	f = m.queue[0]
-	m.queue = slices.Delete(m.queue, 0, 1)
-	return o, f, nil, true
-}
-
-// advance moves to the next term. The caller holds mu.
-func (e *Engine) advance(o *op) {
 	s := &o.fold
-	if s.rank++; s.rank < s.contributors {
-		return
+	tries := 1
+	if o.anyOrder {
+		tries = s.contributors
 	}
-	s.rank = 0
-	if s.chunk++; s.chunk < s.chunks {
-		return
+	for i := range tries {
+		t.rank = (s.rank + i) % s.contributors
+		m := &o.peers[t.rank]
+		t.chunk = m.folded
+		switch {
+		case t.chunk == s.chunks: // all of it has been added
+		case t.rank == e.rank:
+			return o, t, true
+		case m.lent != nil:
+			t.lent = m.lent
+			return o, t, true
+		case len(m.queue) > 0:
+			t.frame = m.queue[0]
+			m.queue = slices.Delete(m.queue, 0, 1)
+			return o, t, true
+		}
 	}
-	o.folding = false
-	e.folds = slices.Delete(e.folds, 0, 1)
+	return nil, t, false
 }
 
-// foldPieces adds a chunk that lies in pieces. An element that straddles two goes through a
+// advance moves on from a term that has been added. The caller holds mu.
+func (e *Engine) advance(o *op, t term) {
+	s := &o.fold
+	o.peers[t.rank].folded++
+	s.rank = (t.rank + 1) % s.contributors
+	if s.left--; s.left == 0 {
+		o.folding = false
+		e.folds = slices.Delete(e.folds, 0, 1)
+	}
+}
+
+// foldPieces adds a chunk that lies in pieces. An element, or a block, that straddles two goes through a
 // copy.
 func foldPieces(acc folder, leaf, off int, pieces mem.BufferSlice, t kernels.DType) error {
 	w := t.Bytes()
-	var cut [8]byte
-	have := 0 // bytes of a cut element
+	var cut [kernels.BlockElems + 8]byte
+	have := 0 // bytes of a cut element or block
 	for _, b := range pieces {
 		p := b.ReadOnlyData()
 		if have > 0 {
@@ -249,14 +266,14 @@ func foldPieces(acc folder, leaf, off int, pieces mem.BufferSlice, t kernels.DTy
 			if err := acc.Fold(leaf, off, cut[:w], t); err != nil {
 				return err
 			}
-			off++
+			off += t.Block()
 		}
 		whole := len(p) / w
 		if whole > 0 {
 			if err := acc.Fold(leaf, off, p[:whole*w], t); err != nil {
 				return err
 			}
-			off += whole
+			off += whole * t.Block()
 		}
 		have = copy(cut[:], p[whole*w:])
 	}

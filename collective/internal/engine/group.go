@@ -15,6 +15,9 @@ func (e *Engine) AllGather(ctx context.Context, name string, dst, shard collecti
 	if err != nil {
 		return collective.Completed(err)
 	}
+	if e.levels != nil && len(shard.Bytes) >= levelBytes {
+		return e.gatherByLevels(ctx, desc, dst.Bytes, shard.Bytes, shard.Len(), dst.Len())
+	}
 	return e.begin(ctx, e.gather(desc, collectiveOrder(frame.Collective), dst.Bytes, shard.Bytes, shard.Len(), dst.Len()))
 }
 
@@ -36,7 +39,9 @@ func (e *Engine) ReduceScatter(ctx context.Context, name string, acc collective.
 	if err != nil {
 		return collective.Completed(err)
 	}
-	return e.begin(ctx, e.reduce(desc, acc, src.Bytes, desc.Elems, desc.Elems*e.size, contributors))
+	p := e.reduce(desc, acc, src.Bytes, desc.Elems, desc.Elems*e.size, contributors)
+	p.anyOrder = e.cfg.AnyOrder
+	return e.begin(ctx, p)
 }
 
 // reduce plans a reduce-scatter onto acc, of parts that may be of unequal length.

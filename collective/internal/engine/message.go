@@ -59,6 +59,8 @@ func opFromWire(m *pb.CollectiveOp, size int) (collective.Op, error) {
 		return o, fmt.Errorf("%s: type %d: no such type", o, m.GetType())
 	case m.GetElems() > math.MaxInt32*64:
 		return o, fmt.Errorf("%s: %d elements: want at most %d", o, m.GetElems(), math.MaxInt32*64)
+	case m.GetElems()%uint64(o.Type.Block()) != 0:
+		return o, fmt.Errorf("%s: %d elements of %s: want a multiple of %d", o, m.GetElems(), o.Type, o.Type.Block())
 	case m.GetPeer() >= uint32(size) || m.GetContributors() > uint32(size) || m.GetFirstLeaf() > math.MaxInt32:
 		return o, fmt.Errorf("%s: peer %d, %d contributors from leaf %d: out of range for %d ranks", o, m.GetPeer(), m.GetContributors(), m.GetFirstLeaf(), size)
 	}

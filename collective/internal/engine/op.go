@@ -40,7 +40,8 @@ type op struct {
 	receiving int // peers whose data has not all arrived
 	sending   int // jobs not all sent
 	folding   bool
-	busy      int // goroutines that use the caller's memory now
+	anyOrder  bool // terms are added as they arrive
+	busy      int  // goroutines that use the caller's memory now
 
 	fold   foldState
 	arrive func(rank int) // a peer has announced it, while this rank waits for that; nil: nobody asks
@@ -58,6 +59,7 @@ type opPeer struct {
 	chunks int    // of its data, in all
 	next   int    // the chunk to arrive next
 	limit  int    // reduce-scatter: chunks granted to it
+	folded int    // reduce-scatter: its chunks that have been added
 	// credited is the limit that it was told of.
 	credited int
 	queue    []*frame.Frame
@@ -95,8 +97,8 @@ func (o *op) span(r int) (lo, hi int) {
 // share is rank r's share of a buffer of total elements, in bytes.
 func (o *op) share(buf []byte, r int) []byte {
 	lo, hi := o.span(r)
-	w := o.Type.Bytes()
-	return buf[lo*w : hi*w : hi*w]
+	end := o.Type.Size(hi)
+	return buf[o.Type.Size(lo):end:end]
 }
 
 // settle ends the operation if it can end. It may drop mu meanwhile. The caller holds mu.

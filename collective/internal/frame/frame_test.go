@@ -126,7 +126,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"no kind", set(4, 0), "none: want 1 to 10"},
 		{"kind", set(4, 77), "frame kind 77: want 1 to 10"},
 		{"type", set(5, 99), "type dtype(99): no such type"},
-		{"space", set(6, 3), "space 3: want 0 to 2"},
+		{"space", set(6, 4), "space 4: want 0 to 3"},
 		{"flags", set(7, 0x80), "flags 0x80"},
 		{"meta length", set(40, 0xff, 0xff), "meta part of 65535 bytes: want at most 4096"},
 		{"data length", set(44, 0xff, 0xff, 0xff, 0xff), "4294967295 bytes of data: want at most 1048576"},

@@ -84,8 +84,12 @@ const (
 	Collective Space = iota // the operations of the whole group
 	Second                  // their second phases, under the same numbers
 	Pair                    // the transfers of one ordered pair of ranks
-	lastSpace  = Pair
+	Row                     // the parts of operations that go by levels, within a host
+	lastSpace  = Row
 )
+
+// Inner reports whether operations of s are parts of others: begun by the engine, in an order that may differ between ranks.
+func (s Space) Inner() bool { return s == Second || s == Row }
 
 // Flags of a frame.
 const (

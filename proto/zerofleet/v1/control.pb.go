@@ -3554,8 +3554,10 @@ type Losses struct {
 	CheckpointFailures uint32 `protobuf:"varint,6,opt,name=checkpoint_failures,json=checkpointFailures,proto3" json:"checkpoint_failures,omitempty"`
 	// Replicas that were found to differ from their shard.
 	DamagedReplicas uint32 `protobuf:"varint,7,opt,name=damaged_replicas,json=damagedReplicas,proto3" json:"damaged_replicas,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The last step that is what any world size would have computed: a worker of other bits was admitted after it. Absent: all are.
+	ExactUntil    *uint64 `protobuf:"varint,15,opt,name=exact_until,json=exactUntil,proto3,oneof" json:"exact_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Losses) Reset() {
@@ -3682,6 +3684,13 @@ func (x *Losses) GetCheckpointFailures() uint32 {
 func (x *Losses) GetDamagedReplicas() uint32 {
 	if x != nil {
 		return x.DamagedReplicas
+	}
+	return 0
+}
+
+func (x *Losses) GetExactUntil() uint64 {
+	if x != nil && x.ExactUntil != nil {
+		return *x.ExactUntil
 	}
 	return 0
 }
@@ -4492,7 +4501,7 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x0fcoordinator_pid\x18\n" +
 	" \x01(\x03R\x0ecoordinatorPid\x12,\n" +
 	"\x06losses\x18\v \x01(\v2\x14.zerofleet.v1.LossesR\x06losses\x12-\n" +
-	"\x12checkpoint_failing\x18\f \x01(\tR\x11checkpointFailing\"\xcb\x03\n" +
+	"\x12checkpoint_failing\x18\f \x01(\tR\x11checkpointFailing\"\x81\x04\n" +
 	"\x06Losses\x12\x18\n" +
 	"\aworkers\x18\x01 \x01(\rR\aworkers\x12 \n" +
 	"\vgenerations\x18\x02 \x01(\rR\vgenerations\x12\x18\n" +
@@ -4509,7 +4518,10 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\x05spent\x18\r \x01(\x01R\x05spent\x12\x14\n" +
 	"\x05saved\x18\x0e \x01(\x01R\x05saved\x12/\n" +
 	"\x13checkpoint_failures\x18\x06 \x01(\rR\x12checkpointFailures\x12)\n" +
-	"\x10damaged_replicas\x18\a \x01(\rR\x0fdamagedReplicas\"\xac\x04\n" +
+	"\x10damaged_replicas\x18\a \x01(\rR\x0fdamagedReplicas\x12$\n" +
+	"\vexact_until\x18\x0f \x01(\x04H\x00R\n" +
+	"exactUntil\x88\x01\x01B\x0e\n" +
+	"\f_exact_until\"\xac\x04\n" +
 	"\fWorkerStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x1e\n" +
@@ -4803,6 +4815,7 @@ func file_zerofleet_v1_control_proto_init() {
 		(*ReportEntry_Evaluation)(nil),
 		(*ReportEntry_Event)(nil),
 	}
+	file_zerofleet_v1_control_proto_msgTypes[44].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -1,4 +1,4 @@
-package main
+package place
 
 import (
 	"errors"
@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wireDelay is what a wire adds to every frame, in each direction.
-const wireDelay = time.Millisecond
+// WireDelay is what a wire adds to every frame, in each direction.
+const WireDelay = time.Millisecond
 
 // frameBytes is the longest frame: a veth carries what TCP has not cut yet, with a virtio header that says so.
 const frameBytes = 128 << 10
 
-// wire carries Ethernet frames between two devices, each of them wireDelay late, as netem would where a kernel has it.
+// wire carries Ethernet frames between two devices, each of them WireDelay late, as netem would where a kernel has it.
 type wire struct {
 	sockets [2]int
 	stop    chan struct{}
@@ -90,7 +90,7 @@ func (w *wire) receive(from int, late chan<- delayedFrame) {
 			return
 		}
 		select {
-		case late <- delayedFrame{append([]byte(nil), buf[:n]...), time.Now().Add(wireDelay)}:
+		case late <- delayedFrame{append([]byte(nil), buf[:n]...), time.Now().Add(WireDelay)}:
 		case <-w.stop:
 			return
 		}

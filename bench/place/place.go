@@ -1,4 +1,5 @@
-package main
+// Package place is where benchmarks run processes: one host, or two network namespaces that stand for two.
+package place
 
 import (
 	"errors"
@@ -14,35 +15,36 @@ import (
 
 // Where ranks run.
 const (
-	placeHost = "host"    // all on 127.0.0.1
-	placeVeth = "veth"    // half of them in each of two network namespaces, which a veth pair joins
-	placeSlow = "veth-1g" // the same, with 1 Gbit/s and 1 ms in each direction
+	Host = "host"    // all on 127.0.0.1
+	Veth = "veth"    // half of them in each of two network namespaces, which a veth pair joins
+	Slow = "veth-1g" // the same, with 1 Gbit/s and 1 ms in each direction
 )
 
-// place is where ranks run: one host, or two network namespaces that stand for two.
-type place struct {
-	name  string
+// Place is where ranks run. Close removes what was made for it.
+type Place struct {
+	Name  string
 	names [2]string // of the namespaces; "" on the host itself
 	wire  *wire     // what delays frames between them, nil for nothing
 	undo  []func() error
 }
 
-// Addresses of the two sides, and the device that has one.
-const (
-	network    = "10.214.0.0/24"
-	sideDevice = "zfbench0"
-)
+// Network is that of the two sides.
+const Network = "10.214.0.0/24"
 
-var sideAddress = [2]string{"10.214.0.1", "10.214.0.2"}
+// SideAddresses are theirs in it, and sideDevice the device that has one.
+var SideAddresses = [2]string{"10.214.0.1", "10.214.0.2"}
+
+const sideDevice = "zfbench0"
 
 const (
 	slowRate  = "1gbit"
 	slowBurst = "256kb" // tbf cuts what is longer: a veth carries frames of up to 64 KiB
 )
 
-func newPlace(name string) (p *place, err error) {
-	p = &place{name: name}
-	if name == placeHost {
+// New makes a place by its name. All but Host need root.
+func New(name string) (p *Place, err error) {
+	p = &Place{Name: name}
+	if name == Host {
 		return p, nil
 	}
 	if os.Geteuid() != 0 {
@@ -50,7 +52,7 @@ func newPlace(name string) (p *place, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.close())
+			err = errors.Join(err, p.Close())
 		}
 	}()
 	if err := removeLeftovers(); err != nil {
@@ -63,7 +65,7 @@ func newPlace(name string) (p *place, err error) {
 		}
 		p.undo = append(p.undo, func() error { return removeNamespace(n) })
 	}
-	if name == placeVeth {
+	if name == Veth {
 		err = ip("link", "add", sideDevice, "netns", p.names[0], "type", "veth", "peer", "name", sideDevice, "netns", p.names[1])
 	} else {
 		err = p.delayed()
@@ -73,13 +75,13 @@ func newPlace(name string) (p *place, err error) {
 	}
 	for i, n := range p.names {
 		if err := errors.Join(
-			ip("-n", n, "addr", "add", sideAddress[i]+"/24", "dev", sideDevice),
+			ip("-n", n, "addr", "add", SideAddresses[i]+"/24", "dev", sideDevice),
 			ip("-n", n, "link", "set", sideDevice, "up"),
 			ip("-n", n, "link", "set", "lo", "up"),
 		); err != nil {
 			return nil, err
 		}
-		if name == placeSlow {
+		if name == Slow {
 			if err := command("tc", "-n", n, "qdisc", "add", "dev", sideDevice, "root", "tbf", "rate", slowRate, "burst", slowBurst, "latency", "50ms"); err != nil {
 				return nil, err
 			}
@@ -89,7 +91,7 @@ func newPlace(name string) (p *place, err error) {
 }
 
 // delayed joins the namespaces by two veth pairs and a wire between their near ends.
-func (p *place) delayed() error {
+func (p *Place) delayed() error {
 	for _, n := range p.names { // a near end has the name of its namespace
 		if err := ip("link", "add", n, "type", "veth", "peer", "name", sideDevice, "netns", n); err != nil {
 			return err
@@ -109,8 +111,8 @@ func (p *place) delayed() error {
 	return nil
 }
 
-// close removes what was made, the last first.
-func (p *place) close() (err error) {
+// Close removes what was made, the last first.
+func (p *Place) Close() (err error) {
 	for i := len(p.undo) - 1; i >= 0; i-- {
 		err = errors.Join(err, p.undo[i]())
 	}
@@ -118,33 +120,36 @@ func (p *place) close() (err error) {
 	return err
 }
 
-// side is in which namespace a rank runs.
-func (p *place) side(rank, ranks int) int {
+// Namespaces are the names of its two network namespaces; "" on the host itself.
+func (p *Place) Namespaces() [2]string { return p.names }
+
+// Side is in which namespace a rank runs.
+func (p *Place) Side(rank, ranks int) int {
 	if p.names[1] == "" {
 		return 0
 	}
 	return rank * 2 / ranks
 }
 
-// address is where a rank is reached.
-func (p *place) address(rank, ranks int) string {
+// Address is where a rank is reached.
+func (p *Place) Address(rank, ranks int) string {
 	if p.names[0] == "" {
 		return "127.0.0.1"
 	}
-	return sideAddress[p.side(rank, ranks)]
+	return SideAddresses[p.Side(rank, ranks)]
 }
 
-// device is the network device between ranks.
-func (p *place) device() string {
+// Device is the network device between ranks.
+func (p *Place) Device() string {
 	if p.names[0] == "" {
 		return "lo"
 	}
 	return sideDevice
 }
 
-// command is a program that runs where a rank does.
-func (p *place) command(rank, ranks int, program string, args ...string) *exec.Cmd {
-	if n := p.names[p.side(rank, ranks)]; n != "" {
+// Command is a program that runs where a rank does.
+func (p *Place) Command(rank, ranks int, program string, args ...string) *exec.Cmd {
+	if n := p.names[p.Side(rank, ranks)]; n != "" {
 		return exec.Command("ip", append([]string{"netns", "exec", n, program}, args...)...)
 	}
 	return exec.Command(program, args...)
