@@ -172,7 +172,7 @@ func (s *server) Register(ctx context.Context, r *zerofleetv1.RegisterRequest) (
 		return nil, status.Errorf(codes.InvalidArgument, "register worker %s: address %q and nonce of %d bytes: want host:port, and a nonce", r.GetId(), r.GetAddr(), len(r.GetNonce()))
 	}
 	now := time.Now()
-	w, others, err := s.enter(ctx, store.Worker{
+	w, v, err := s.enter(ctx, store.Worker{
 		ID: r.GetId(), Addr: r.GetAddr(), Host: r.GetHost(), Device: r.GetDevice(),
 		PID: int(r.GetPid()), Threads: int(r.GetThreads()), Nonce: r.GetNonce(), Gossip: r.GetGossipAddr(),
 	}, now)
@@ -180,18 +180,22 @@ func (s *server) Register(ctx context.Context, r *zerofleetv1.RegisterRequest) (
 		return nil, err
 	}
 	s.suspects.hears(life{w.ID, w.Incarnation}, now)
-	return &zerofleetv1.RegisterResponse{Id: w.ID, Incarnation: w.Incarnation, LeaseSeconds: uint32(leaseTTL / time.Second),
-		GossipKey: s.gossipKey, GossipSeeds: others}, nil
+	answer := &zerofleetv1.RegisterResponse{Id: w.ID, Incarnation: w.Incarnation, LeaseSeconds: uint32(leaseTTL / time.Second),
+		GossipKey: s.gossipKey, Fingerprint: v.Fingerprint.Value, FingerprintWorker: v.Fingerprint.Worker}
+	for _, o := range v.Workers {
+		if o.ID != w.ID && o.Gossip != "" {
+			answer.GossipSeeds = append(answer.GossipSeeds, o.Gossip)
+		}
+	}
+	return answer, nil
 }
 
-// enter registers a worker, under an id that is free if it has none of its own, and returns where the others' failure
-// detectors are.
-func (s *server) enter(ctx context.Context, w store.Worker, now time.Time) (registered store.Worker, others []string, err error) {
+// enter registers a worker, under an id that is free if it has none of its own, and returns what it has come into.
+func (s *server) enter(ctx context.Context, w store.Worker, now time.Time) (registered store.Worker, v store.View, err error) {
 	chosen := w.ID != ""
 	for {
-		v, err := s.store.View(ctx)
-		if err != nil {
-			return store.Worker{}, nil, err
+		if v, err = s.store.View(ctx); err != nil {
+			return registered, v, err
 		}
 		if !chosen {
 			w.ID = freeID(v, w.Nonce)
@@ -200,12 +204,7 @@ func (s *server) enter(ctx context.Context, w store.Worker, now time.Time) (regi
 		if errors.Is(err, store.ErrTaken) && !chosen { // another one was given it meanwhile
 			continue
 		}
-		for _, o := range v.Workers {
-			if o.ID != w.ID && o.Gossip != "" {
-				others = append(others, o.Gossip)
-			}
-		}
-		return registered, others, err
+		return registered, v, err
 	}
 }
 

@@ -36,24 +36,25 @@ type Disturbance struct {
 // Session is one incarnation of a worker. It renews its lease and delivers reports in goroutines of its own until Close.
 // Its methods may be called by several goroutines.
 type Session struct {
-	client      *Client
-	id          *zerofleetv1.Identity
-	lease       time.Duration
-	gossip      Gossip
-	reports     *queue
-	disturb     func(Disturbance) // nil: nobody can
-	stop        context.CancelFunc
-	goroutines  sync.WaitGroup
-	done        chan struct{} // closed when err is set
-	mu          sync.Mutex
-	generation  Generation // newest seen; Number 0: none yet
-	instruction Instruction
-	mark        Mark
-	memory      memory
-	changed     chan struct{} // closed, and replaced, when generation or mark changes
-	err         error
-	stall       *Stall        // told with each renewal; nil: none
-	renewNow    chan struct{} // holds one token when a renewal is not to wait for its time
+	client                     *Client
+	id                         *zerofleetv1.Identity
+	lease                      time.Duration
+	gossip                     Gossip
+	fingerprint, fingerprintOf string // the job's, at the registration
+	reports                    *queue
+	disturb                    func(Disturbance) // nil: nobody can
+	stop                       context.CancelFunc
+	goroutines                 sync.WaitGroup
+	done                       chan struct{} // closed when err is set
+	mu                         sync.Mutex
+	generation                 Generation // newest seen; Number 0: none yet
+	instruction                Instruction
+	mark                       Mark
+	memory                     memory
+	changed                    chan struct{} // closed, and replaced, when generation or mark changes
+	err                        error
+	stall                      *Stall        // told with each renewal; nil: none
+	renewNow                   chan struct{} // holds one token when a renewal is not to wait for its time
 }
 
 // Register makes this process the living incarnation of worker r.ID. It waits for the coordinator until ctx ends, and
@@ -86,6 +87,7 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 		client: c, id: &zerofleetv1.Identity{Id: reply.GetId(), Incarnation: reply.GetIncarnation()}, lease: lease,
 		gossip:  Gossip{Key: reply.GetGossipKey(), Seeds: reply.GetGossipSeeds()},
 		reports: newQueue(), disturb: r.Disturb, stop: stop, done: make(chan struct{}), changed: make(chan struct{}),
+		fingerprint: reply.GetFingerprint(), fingerprintOf: reply.GetFingerprintWorker(),
 		memory: newMemory(request), renewNow: make(chan struct{}, 1),
 	}
 	s.goroutines.Go(func() { s.renew(run) })
@@ -97,6 +99,9 @@ func (c *Client) Register(ctx context.Context, r Registration) (*Session, error)
 // ID is the worker's id, Incarnation which life of it this is.
 func (s *Session) ID() string          { return s.id.GetId() }
 func (s *Session) Incarnation() uint64 { return s.id.GetIncarnation() }
+
+// Fingerprint is what the job's kernels computed when the worker registered, and the worker that announced it; "": nobody had.
+func (s *Session) Fingerprint() (fingerprint, worker string) { return s.fingerprint, s.fingerprintOf }
 
 // Gossip is what a worker's failure detector needs to take part.
 type Gossip struct {

@@ -191,6 +191,9 @@ func (i *incarnation) load(ctx context.Context) (err error) {
 	if i.manifest.Fingerprint, err = i.computes(ctx, i.backend, i.dec, i.options); err != nil {
 		return err
 	}
+	if err := i.admitted(i.manifest.Fingerprint, i.backend.Caps()); err != nil {
+		return err
+	}
 	i.manifest.Job = i.job.Name
 	i.manifest.Model, err = i.base.Config().HuggingFace("f32")
 	return err

@@ -186,15 +186,34 @@ func (w *worker) computes(ctx context.Context, backend kernels.Backend, dec *mod
 	return own, err
 }
 
-// announce holds this worker's fingerprint to the job's. Another machine's bits are refused under sharding.exact: required, and
-// admitted under preferred: the record then says after which step the promise ended.
+// admitted holds this worker's fingerprint to the job's, before it is ready: a worker of other bits is refused under
+// sharding.exact: required while it is no member of anything, and takes nobody with it.
+func (w *worker) admitted(own string, caps kernels.Caps) error {
+	want, of := w.session.Fingerprint()
+	if want == "" || own == want || w.job.Sharding.Exact != "required" {
+		return nil
+	}
+	err := w.refused(own, want, of, caps)
+	w.session.ReportEvent("fingerprint_differs", fmt.Sprintf("worker %s is refused", w.session.ID()), err.Error(), map[string]string{"worker": w.session.ID()})
+	return err
+}
+
+func (w *worker) differs(own, want, of string, caps kernels.Caps) string {
+	return fmt.Sprintf("worker %s computes other bits than worker %s (fingerprint %.12s, the job's is %.12s; this one: %s, %s)",
+		w.session.ID(), of, own, want, caps.ISA, caps.Products)
+}
+
+func (w *worker) refused(own, want, of string, caps kernels.Caps) error {
+	return fmt.Errorf("%s: sharding.exact: required admits one kind of machine", w.differs(own, want, of, caps))
+}
+
+// announce tells this worker's fingerprint, or holds it to the job's, with its first generation. Another machine's bits are refused
+// under sharding.exact: required, and admitted under preferred: the record then says after which step the promise ended.
 func (w *worker) announce(ctx context.Context, g membership.Generation, rank int, own string, caps kernels.Caps) error {
 	want, of, err := w.session.StoreFingerprint(ctx, g.Number, rank, own)
 	if err != nil || own == want {
 		return err
 	}
-	differs := fmt.Sprintf("worker %s computes other bits than worker %s (fingerprint %.12s, the job's is %.12s; this one: %s, %s)",
-		w.session.ID(), of, own, want, caps.ISA, caps.Products)
 	switch w.job.Sharding.Exact {
 	case "off":
 		return nil
@@ -203,11 +222,12 @@ func (w *worker) announce(ctx context.Context, g membership.Generation, rank int
 		if err != nil {
 			return err
 		}
-		w.session.ReportEvent("exactness_ended", differs, fmt.Sprintf("sharding.exact: preferred admits it: steps after %d are no longer what another world size would compute", step),
+		w.session.ReportEvent("exactness_ended", w.differs(own, want, of, caps),
+			fmt.Sprintf("sharding.exact: preferred admits it: steps after %d are no longer what another world size would compute", step),
 			map[string]string{"step": fmt.Sprint(step), "worker": w.session.ID(), "generation": fmt.Sprint(g.Number)})
 		return nil
 	}
-	return fmt.Errorf("%s: sharding.exact: required admits one kind of machine", differs)
+	return w.refused(own, want, of, caps)
 }
 
 // beginsAfter is the step whose state a generation begins with.

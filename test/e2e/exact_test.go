@@ -14,8 +14,9 @@ func TestAMachineOfOtherBits(t *testing.T) {
 		t.Run(exact, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
-			c := p.launchWithGuests(2, 1, append(endless, "--set", "sharding.exact="+exact)...)
+			c := p.launchWithGuests(1, 1, append(endless, "--set", "sharding.exact="+exact)...)
 			p.awaitStep("runs/job", 2)
+			p.run("resize", "runs/job", "2").wants(t, 0)
 			guest := p.startAs("worker", []string{otherBits}, "join", "--token-file", p.path("runs/job/join.token"), "--id", "guest")
 			switch exact {
 			case "required":

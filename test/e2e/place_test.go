@@ -296,6 +296,7 @@ type step struct {
 	Loss       *float64
 	WorldSize  int `json:"world_size"`
 	Generation int
+	Worker     string
 	SentBytes  map[string]int64 `json:"sent_bytes"`
 }
 

@@ -592,9 +592,12 @@ type RegisterResponse struct {
 	// What the failure detectors of this launch encrypt with: 32 bytes.
 	GossipKey []byte `protobuf:"bytes,4,opt,name=gossip_key,json=gossipKey,proto3" json:"gossip_key,omitempty"`
 	// gossip_addr of living workers.
-	GossipSeeds   []string `protobuf:"bytes,5,rep,name=gossip_seeds,json=gossipSeeds,proto3" json:"gossip_seeds,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	GossipSeeds []string `protobuf:"bytes,5,rep,name=gossip_seeds,json=gossipSeeds,proto3" json:"gossip_seeds,omitempty"`
+	// What the job's kernels compute, and the worker that announced it. Empty: nobody has.
+	Fingerprint       string `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	FingerprintWorker string `protobuf:"bytes,7,opt,name=fingerprint_worker,json=fingerprintWorker,proto3" json:"fingerprint_worker,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *RegisterResponse) Reset() {
@@ -660,6 +663,20 @@ func (x *RegisterResponse) GetGossipSeeds() []string {
 		return x.GossipSeeds
 	}
 	return nil
+}
+
+func (x *RegisterResponse) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *RegisterResponse) GetFingerprintWorker() string {
+	if x != nil {
+		return x.FingerprintWorker
+	}
+	return ""
 }
 
 type RenewRequest struct {
@@ -4223,14 +4240,16 @@ const file_zerofleet_v1_control_proto_rawDesc = "" +
 	"\athreads\x18\x06 \x01(\x05R\athreads\x12\x14\n" +
 	"\x05nonce\x18\a \x01(\fR\x05nonce\x12\x1f\n" +
 	"\vgossip_addr\x18\b \x01(\tR\n" +
-	"gossipAddr\"\xab\x01\n" +
+	"gossipAddr\"\xfc\x01\n" +
 	"\x10RegisterResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12#\n" +
 	"\rlease_seconds\x18\x02 \x01(\rR\fleaseSeconds\x12\x0e\n" +
 	"\x02id\x18\x03 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"gossip_key\x18\x04 \x01(\fR\tgossipKey\x12!\n" +
-	"\fgossip_seeds\x18\x05 \x03(\tR\vgossipSeeds\"i\n" +
+	"\fgossip_seeds\x18\x05 \x03(\tR\vgossipSeeds\x12 \n" +
+	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\x12-\n" +
+	"\x12fingerprint_worker\x18\a \x01(\tR\x11fingerprintWorker\"i\n" +
 	"\fRenewRequest\x12.\n" +
 	"\x06worker\x18\x01 \x01(\v2\x16.zerofleet.v1.IdentityR\x06worker\x12)\n" +
 	"\x05stall\x18\x02 \x01(\v2\x13.zerofleet.v1.StallR\x05stall\"\x9a\x01\n" +
