@@ -13,10 +13,14 @@ import (
 // undisturbed one: nothing is read from a checkpoint, no step is lost or written twice, and every leaf was computed by the
 // rank that the deal says.
 //
-// ZEROFLEET_SOAK is how long it is disturbed, half a minute by default; the seed is another one each time.
+// ZEROFLEET_SOAK is how long it is disturbed, by default three minutes where CI is true, and half a minute elsewhere; the seed is
+// another one each time.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	length := 30 * time.Second
+	if os.Getenv("CI") == "true" {
+		length = 3 * time.Minute
+	}
 	if s := os.Getenv("ZEROFLEET_SOAK"); s != "" {
 		var err error
 		if length, err = time.ParseDuration(s); err != nil {
