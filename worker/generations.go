@@ -65,7 +65,7 @@ func (w *worker) live(ctx context.Context) (out train.Outcome, err error) {
 	w.session.ReportState(membership.Loading, "", 0, nil)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log), traces: openTraces(w.runDir, w.session.ID(), w.o.Log)}
+	i := &incarnation{worker: w, leaves: openLeaves(w.runDir, w.session.ID(), w.o.Log), traces: openTraces(w.runDir, w.session.ID(), w.spans, w.o.Log)}
 	fenced := make(chan struct{})
 	defer func() { <-fenced }()
 	var training atomic.Bool

@@ -1,10 +1,14 @@
 package worker
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/zerofleet/zerofleet/telemetry"
 	"github.com/zerofleet/zerofleet/train"
@@ -14,15 +18,16 @@ import (
 const maxTraceBytes = 8 << 20
 
 // traces is the worker's file of what sampled steps did, logs/worker-<id>.trace.jsonl: a telemetry.StepTrace a line, each
-// one write.
+// one write. The same goes to a collector, as the spans of one trace a step.
 type traces struct {
 	file  *os.File // nil when it cannot be written: training is worth more
+	spans trace.Tracer
 	log   *slog.Logger
 	bytes int64
 }
 
-func openTraces(runDir, id string, log *slog.Logger) *traces {
-	t := &traces{log: log}
+func openTraces(runDir, id string, spans trace.Tracer, log *slog.Logger) *traces {
+	t := &traces{spans: spans, log: log}
 	f, err := os.OpenFile(filepath.Join(runDir, "logs", "worker-"+id+".trace.jsonl"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o644)
 	if err != nil {
 		t.gone(err)
@@ -64,6 +69,7 @@ func (t *traces) fail(err error) {
 
 // write adds what a step did.
 func (t *traces) write(generation uint64, rank int, step int64, spans []train.Span) {
+	t.export(generation, rank, step, spans)
 	if t.file == nil {
 		return
 	}
@@ -83,6 +89,29 @@ func (t *traces) write(generation uint64, rank int, step int64, spans []train.Sp
 	if err != nil {
 		t.fail(err)
 	}
+}
+
+// export sends a step as a span, and what it did as spans under it.
+func (t *traces) export(generation uint64, rank int, step int64, spans []train.Span) {
+	if len(spans) == 0 {
+		return
+	}
+	first, last := spans[0].Start, spans[0].End
+	for _, s := range spans {
+		if s.Start.Before(first) {
+			first = s.Start
+		}
+		if s.End.After(last) {
+			last = s.End
+		}
+	}
+	ctx, whole := t.spans.Start(context.Background(), "step", trace.WithNewRoot(), trace.WithTimestamp(first), trace.WithAttributes(
+		attribute.Int64("step", step), attribute.Int("rank", rank), attribute.Int64("generation", int64(generation))))
+	for _, s := range spans {
+		_, span := t.spans.Start(ctx, s.Name, trace.WithTimestamp(s.Start), trace.WithAttributes(attribute.Bool("collective", s.Collective)))
+		span.End(trace.WithTimestamp(s.End))
+	}
+	whole.End(trace.WithTimestamp(last))
 }
 
 func (t *traces) close() error {

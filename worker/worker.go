@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/zerofleet/zerofleet/checkpoint"
 	"github.com/zerofleet/zerofleet/collective/grpc"
 	"github.com/zerofleet/zerofleet/job"
@@ -21,6 +23,7 @@ import (
 	"github.com/zerofleet/zerofleet/membership/probe"
 	"github.com/zerofleet/zerofleet/membership/watch"
 	"github.com/zerofleet/zerofleet/model"
+	"github.com/zerofleet/zerofleet/telemetry"
 	"github.com/zerofleet/zerofleet/train"
 	"github.com/zerofleet/zerofleet/worker/disturb"
 )
@@ -41,6 +44,9 @@ const (
 	finishTimeout = 10 * time.Second
 	orphanTimeout = time.Second
 )
+
+// traceTimeout bounds how long the last spans may take to be delivered.
+const traceTimeout = 3 * time.Second
 
 // leftoverAge is how old what nobody has finished in the checkpoint store is when it is removed: longer than the slowest
 // rank needs for its part.
@@ -120,7 +126,18 @@ func once(ctx context.Context, o *Options, network *disturb.Network, client *mem
 			o.Log.Warn("failure detector", "error", err)
 		}
 	}()
-	w := &worker{o: *o, watch: others, job: j, runDir: assigned.RunDir, stopAt: int64(assigned.StopAt), client: client, session: session, endpoint: endpoint}
+	tracing, err := telemetry.NewTracing(ctx, "zerofleet-worker", j.Log.OTLPEndpoint)
+	if err != nil {
+		return fmt.Errorf("log.otlp_endpoint: %w", err)
+	}
+	defer func() {
+		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceTimeout)
+		defer cancel()
+		if err := tracing.Close(flush); err != nil {
+			o.Log.Warn("traces lost", "error", err)
+		}
+	}()
+	w := &worker{o: *o, watch: others, spans: tracing.Tracer("zerofleet/worker"), job: j, runDir: assigned.RunDir, stopAt: int64(assigned.StopAt), client: client, session: session, endpoint: endpoint}
 	out, err := w.live(ctx)
 	switch {
 	case errors.Is(err, errDrained):
@@ -171,6 +188,7 @@ type worker struct {
 	endpoint *grpc.Endpoint
 	watch    *watch.Watch
 	store    checkpoint.Store // opened by load
+	spans    trace.Tracer
 }
 
 // computes says which bits this worker's kernels compute at the job's shapes.
