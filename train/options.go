@@ -36,6 +36,9 @@ type Options struct {
 	// Replicas is how many other ranks keep each shard, so that no committed step is lost with a rank: 0 or 1. Stage 0 and
 	// one rank alone have none, whatever it says.
 	Replicas int
+	// AnyOrder says that the Group adds leaves in no order, and perhaps several at once before they come to their owner: they are
+	// not counted then.
+	AnyOrder bool
 	// Serial waits for each gather and each reduction where it begins: what overlapping them with computing saves is the
 	// difference. All ranks must say the same.
 	Serial bool

@@ -390,8 +390,7 @@ func (i *incarnation) join(ctx context.Context, g membership.Generation) (collec
 	c := i.job.Collective
 	cfg := grpc.Config{Job: i.job.Name, Generation: g.Number, Rank: rank, Budget: int64(c.ReceiveBudgetBytes),
 		Deadline: seconds(c.DeadlineSeconds), Checksum: c.Checksum,
-		// A tree has an order whatever it is promised for.
-		AnyOrder:  i.job.Sharding.Exact == "off" && i.job.Sharding.Reduction == "fold",
+		AnyOrder: anyOrder(i.job), Fold: cpu.Accumulate,
 		Transport: grpc.Transport(c.Transport), ClientTLS: i.client.Credentials().Client(membership.RoleWorker)}
 	for _, m := range g.Members {
 		cfg.Peers = append(cfg.Peers, grpc.Peer{ID: m.ID, Addr: m.Addr, Host: m.Host, Name: string(membership.RoleWorker)})

@@ -26,6 +26,7 @@ func trainOptions(j *job.Job, steps int) (train.Options, error) {
 		Recompute:   recompute,
 		Replicas:    j.Recovery.Replicas,
 		Serial:      !j.Collective.Overlap,
+		AnyOrder:    anyOrder(j),
 		MaxGradNorm: t.MaxGradNorm,
 		Optimizer:   train.AdamW{Beta1: t.Optimizer.Betas[0], Beta2: t.Optimizer.Betas[1], Eps: t.Optimizer.Eps, WeightDecay: t.Optimizer.WeightDecay},
 		Schedule: train.LearningRate{Peak: t.Optimizer.LearningRate, Name: t.Schedule.Name, WarmupSteps: t.Schedule.WarmupSteps,
@@ -60,3 +61,6 @@ func trainOptions(j *job.Job, steps int) (train.Options, error) {
 	}
 	return o, o.Validate()
 }
+
+// anyOrder says whether sums may be taken in any order. A tree has one, whatever is promised.
+func anyOrder(j *job.Job) bool { return j.Sharding.Exact == "off" && j.Sharding.Reduction == "fold" }

@@ -12,6 +12,7 @@ import (
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/engine"
 	"github.com/zerofleet/zerofleet/collective/shm"
+	"github.com/zerofleet/zerofleet/kernels"
 )
 
 // DefaultBudget is the receive budget of a rank, in bytes.
@@ -53,8 +54,10 @@ type Config struct {
 	Deadline time.Duration
 	// Checksum covers tensors with checksums; all ranks must say the same. What peers read in this rank's memory has none.
 	Checksum bool
-	// AnyOrder lets reduce-scatters add what arrives in any order: the result's bits then differ from time to time.
+	// AnyOrder lets reduce-scatters add what arrives in any order: the result's bits then differ from time to time. With Fold,
+	// which adds terms of a type, they may also be given the sum of several ranks' terms at once.
 	AnyOrder bool
+	Fold     func(acc []float32, src []byte, t kernels.DType) error
 	// Transport is what carries tensors and what announces them; "" means Auto. gRPC always carries the handshake.
 	Transport Transport
 	// ClientTLS has this worker's certificate and, as RootCAs, the job's authority. It must
@@ -160,7 +163,7 @@ func (ep *Endpoint) Join(ctx context.Context, c Config) (collective.Group, error
 	m := &membership{cfg: c, ep: ep, links: make([]*link, len(c.Peers)), why: make([]string, len(c.Peers)), ready: make(chan struct{}, 1)}
 	cfg := engine.Config{
 		Job: c.Job, Generation: c.Generation, Rank: c.Rank, IDs: ids,
-		Budget: c.Budget, Deadline: c.Deadline, Checksum: c.Checksum, AnyOrder: c.AnyOrder, Hosts: hosts, Logger: ep.log,
+		Budget: c.Budget, Deadline: c.Deadline, Checksum: c.Checksum, AnyOrder: c.AnyOrder, Fold: c.Fold, Hosts: hosts, Logger: ep.log,
 	}
 	if m.loan = ep.lend(c); m.loan != nil {
 		cfg.Revoke = m.loan.Revoke

@@ -137,7 +137,7 @@ func (e *Engine) chunksFrom(o *op, dst []byte) int {
 	case o.small != nil:
 		return 1 // its length is the sender's to say
 	case o.folding:
-		lo, hi := o.span(e.rank)
+		lo, hi := o.span(o.fold.mine)
 		return chunksOf(hi-lo, e.foldElems())
 	}
 	return chunksOf(len(dst), e.chunkBytes)

@@ -201,7 +201,7 @@ func (e *Engine) takeLent(p *peer, o *op, m *opPeer, f *frame.Frame) error {
 
 // takeLentTerms gives the fold a peer's terms in the peer's memory.
 func (e *Engine) takeLentTerms(p *peer, o *op, m *opPeer, f *frame.Frame) error {
-	lo, hi := o.span(e.rank)
+	lo, hi := o.span(o.fold.mine)
 	if want := f.Type.Size(hi - lo); m.next != 0 || len(f.Lent) != want || !o.folds(f.Type) {
 		return fmt.Errorf("%d bytes of %s lent for %s: want %d elements of %s", len(f.Lent), f.Type, o.Op, hi-lo, o.fold.kind)
 	}

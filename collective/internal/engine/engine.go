@@ -28,6 +28,7 @@ import (
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/frame"
+	"github.com/zerofleet/zerofleet/kernels"
 	pb "github.com/zerofleet/zerofleet/proto/zerofleet/v1"
 )
 
@@ -55,6 +56,8 @@ type Config struct {
 	AnyOrder   bool          // reduce-scatters add what arrives, in no order: other bits each time, and nobody waited for in turn
 	// Hosts names each rank's host, the same at every rank: large gathers send each part once to a host. nil: each to each.
 	Hosts []string
+	// Fold adds terms of a type: large reductions in no order then add a host's before they are sent. nil: each to each.
+	Fold func(acc []float32, src []byte, t kernels.DType) error
 	// Revoke is called when the Group has ended, before callers have their memory back: what was lent is not to be read any
 	// more. nil for nothing. It must not block.
 	Revoke func()

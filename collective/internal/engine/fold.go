@@ -19,14 +19,14 @@ import (
 
 // foldState is where a reduction stands.
 type foldState struct {
-	kind         kernels.DType // of the terms; 0 until this rank knows
-	contributors int
-	chunks       int // of this rank's slice
-	rank         int // to fold next; its chunk is the peer's
-	left         int // terms to fold: chunks of contributors
-	// To grant next; rank is always a contributor other than this one, or the cursor is at
-	// the end: chunk == chunks.
-	grantChunk, grantRank int
+	kind   kernels.DType // of the terms; 0 until this rank knows
+	mine   int           // whose slice this rank sums: its own, but where it sums for another host
+	who    []int         // the ranks that have a term, in the order of the sum
+	chunks int           // of the slice
+	at     int           // in who: to fold next; its chunk is the peer's
+	left   int           // terms to fold: chunks of each of who
+	// To grant next; it is never this rank's own term, or the cursor is at the end: grantChunk == chunks.
+	grantChunk, grantAt int
 }
 
 func reducible(t kernels.DType) bool {
@@ -46,7 +46,7 @@ func (e *Engine) foldElems() int { return foldElems(e.chunkBytes) }
 
 // foldSpan is a chunk's range within this rank's slice, in elements.
 func (e *Engine) foldSpan(o *op, chunk int) (lo, hi int) {
-	first, last := o.span(e.rank)
+	first, last := o.span(o.fold.mine)
 	n := e.foldElems()
 	return chunk * n, min((chunk+1)*n, last-first)
 }
@@ -63,29 +63,36 @@ func (e *Engine) foldCost(o *op, chunk int) int64 {
 
 // beginFold queues a reduction. The caller holds mu.
 func (e *Engine) beginFold(o *op) {
-	lo, hi := o.span(e.rank)
 	s := &o.fold
+	lo, hi := o.span(s.mine)
 	s.kind = o.Type
 	s.chunks = chunksOf(hi-lo, e.foldElems())
-	if s.chunks == 0 {
+	s.left = s.chunks * len(s.who)
+	if s.left == 0 {
 		o.folding = false
 		return
 	}
-	s.left = s.chunks * s.contributors
 	s.skipOwn(e.rank)
 	e.folds = append(e.folds, o)
 	e.foldC.Signal()
 }
 
+// granted moves the cursor of what is granted on.
+func (s *foldState) granted(own int) {
+	s.grantAt++
+	s.skipOwn(own)
+}
+
 func (s *foldState) skipOwn(own int) {
-	if s.grantRank == own {
-		s.grantRank++
-	}
-	for s.grantRank >= s.contributors && s.grantChunk < s.chunks {
-		s.grantChunk++
-		s.grantRank = 0
-		if own == 0 {
-			s.grantRank = 1
+	for s.grantChunk < s.chunks {
+		switch {
+		case s.grantAt == len(s.who):
+			s.grantChunk++
+			s.grantAt = 0
+		case s.who[s.grantAt] == own:
+			s.grantAt++
+		default:
+			return
 		}
 	}
 }
@@ -99,9 +106,9 @@ func (e *Engine) grant() {
 		s := &o.fold
 		raised := false
 		for s.grantChunk < s.chunks {
-			if o.peers[s.grantRank].lent != nil { // its terms are not buffered here
-				s.grantRank++
-				s.skipOwn(e.rank)
+			m := &o.peers[s.who[s.grantAt]]
+			if m.lent != nil { // its terms are not buffered here
+				s.granted(e.rank)
 				continue
 			}
 			cost := e.foldCost(o, s.grantChunk)
@@ -110,10 +117,9 @@ func (e *Engine) grant() {
 			}
 			e.stats.GrantedBytes += cost
 			e.stats.PeakGrantedBytes = max(e.stats.PeakGrantedBytes, e.stats.GrantedBytes)
-			o.peers[s.grantRank].limit = s.grantChunk + 1
+			m.limit = s.grantChunk + 1
 			raised = true
-			s.grantRank++
-			s.skipOwn(e.rank)
+			s.granted(e.rank)
 		}
 		if raised {
 			e.sendCredits(o)
@@ -161,7 +167,7 @@ func (e *Engine) fold() {
 		stale := false
 		switch {
 		case own:
-			err = o.acc.Fold(leaf, lo, o.share(o.src, e.rank)[o.Type.Size(lo):o.Type.Size(hi)], o.Type)
+			err = o.acc.Fold(leaf, lo, o.own[o.Type.Size(lo):o.Type.Size(hi)], o.Type)
 		case lent != nil:
 			err = o.acc.Fold(leaf, lo, lent[kind.Size(lo):kind.Size(hi)], kind)
 			stale = !e.peers[rank].link.Fresh()
@@ -215,10 +221,10 @@ func (e *Engine) nextTerm() (o *op, t term, ready bool) {
 	s := &o.fold
 	tries := 1
 	if o.anyOrder {
-		tries = s.contributors
+		tries = len(s.who)
 	}
 	for i := range tries {
-		t.rank = (s.rank + i) % s.contributors
+		t.rank = s.who[(s.at+i)%len(s.who)]
 		m := &o.peers[t.rank]
 		t.chunk = m.folded
 		switch {
@@ -241,7 +247,7 @@ func (e *Engine) nextTerm() (o *op, t term, ready bool) {
 func (e *Engine) advance(o *op, t term) {
 	s := &o.fold
 	o.peers[t.rank].folded++
-	s.rank = (t.rank + 1) % s.contributors
+	s.at = (s.at + 1) % len(s.who)
 	if s.left--; s.left == 0 {
 		o.folding = false
 		e.folds = slices.Delete(e.folds, 0, 1)

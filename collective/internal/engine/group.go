@@ -7,6 +7,7 @@ import (
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/internal/check"
 	"github.com/zerofleet/zerofleet/collective/internal/frame"
+	"github.com/zerofleet/zerofleet/kernels"
 )
 
 // AllGather is collective.Group's.
@@ -39,6 +40,9 @@ func (e *Engine) ReduceScatter(ctx context.Context, name string, acc collective.
 	if err != nil {
 		return collective.Completed(err)
 	}
+	if e.levels != nil && e.cfg.AnyOrder && e.cfg.Fold != nil && kernels.F32.Size(desc.Elems) >= levelBytes {
+		return e.reduceByLevels(ctx, desc, acc, src.Bytes, contributors)
+	}
 	p := e.reduce(desc, acc, src.Bytes, desc.Elems, desc.Elems*e.size, contributors)
 	p.anyOrder = e.cfg.AnyOrder
 	return e.begin(ctx, p)
@@ -47,12 +51,21 @@ func (e *Engine) ReduceScatter(ctx context.Context, name string, acc collective.
 // reduce plans a reduce-scatter onto acc, of parts that may be of unequal length.
 func (e *Engine) reduce(desc collective.Op, acc collective.Accumulator, src []byte, part, total, contributors int) *plan {
 	p := &plan{op: op{Op: desc, src: src, acc: acc, part: part, total: total, folding: true}, order: collectiveOrder(frame.Collective)}
-	p.fold.contributors = contributors
+	p.fold.mine, p.fold.who = e.rank, ranksBelow(contributors)
 	if e.rank < contributors {
+		p.own = p.share(src, e.rank)
 		p.to = func(r int) []byte { return p.share(src, r) }
 	}
 	p.from = func(r int) ([]byte, bool) { return nil, r < contributors }
 	return p
+}
+
+func ranksBelow(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
 }
 
 // AllReduce is collective.Group's.

@@ -99,6 +99,111 @@ func TestGatherByLevels(t *testing.T) {
 	}
 }
 
+// A reduction by levels sends each host's sum of a slice once to each other host, and gives what a direct one gives, up to the order
+// of its additions: here of numbers whose sums are exact. The last round has no leaf for some ranks, or for a whole host.
+func TestReduceByLevels(t *testing.T) {
+	add := func(acc []float32, src []byte, _ kernels.DType) error {
+		terms, _ := floats(src)
+		for i, v := range terms {
+			acc[i] += v
+		}
+		return nil
+	}
+	for name, hosts := range map[string][]string{
+		"2 hosts of 2": {"a", "b", "a", "b"},
+		"3 hosts of 2": {"a", "a", "b", "c", "c", "b"},
+		"2 hosts of 3": {"b", "a", "a", "a", "b", "b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			world := len(hosts)
+			engines := newWorld(t, world, func(c *Config) {
+				c.Hosts, c.AnyOrder, c.Fold, c.Budget = hosts, true, add, int64(world*minPeerBudget)
+			})
+			perHost := 0
+			for _, h := range hosts {
+				if h == "a" {
+					perHost++
+				}
+			}
+			const n = levelBytes/4 + 256
+			value := func(leaf, i int) float32 { return float32((leaf*7+i*13)%64 - 20) }
+			var wg sync.WaitGroup
+			for r, e := range engines {
+				wg.Go(func() {
+					acc := &sums{sum: make([]float32, n), add: add}
+					var way []*collective.Pending
+					leaves := 0
+					for _, contributors := range []int{world, world - 1, 1, 2} {
+						var src collective.Buffer
+						if r < contributors {
+							src = collective.Buffer{Bytes: make([]byte, 4*n*world), Type: kernels.F32}
+							terms, _ := floats(src.Bytes)
+							for i := range terms {
+								terms[i] = value(leaves+r, i)
+							}
+						}
+						way = append(way, e.ReduceScatter(t.Context(), "unit", acc, src, leaves, contributors))
+						leaves += contributors
+					}
+					for _, p := range way {
+						if err := p.Wait(t.Context()); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+					for i, got := range acc.sum {
+						want := float32(0)
+						for leaf := range leaves {
+							want += value(leaf, r*n+i)
+						}
+						if got != want {
+							t.Errorf("rank %d, element %d: %v, want %v", r, i, got, want)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			for r, e := range engines {
+				elsewhere := uint64(0)
+				for q, p := range e.Stats().Peers {
+					if hosts[q] != hosts[r] {
+						elsewhere += p.SentBytes
+					}
+				}
+				// A round in which its host has a leaf: one f32 sum to the rank in its place of each other host.
+				rounds := 0
+				for _, contributors := range []int{world, world - 1, 1, 2} {
+					for q := range contributors {
+						if hosts[q] == hosts[r] {
+							rounds++
+							break
+						}
+					}
+				}
+				if want := uint64(rounds * (world/perHost - 1) * 4 * n); elsewhere != want {
+					t.Errorf("rank %d sent %d bytes to other hosts, want %d", r, elsewhere, want)
+				}
+				if s := e.Stats(); s.Ops[collective.KindReduceScatter] != 4 || s.GrantedBytes != 0 || s.BufferedBytes != 0 {
+					t.Errorf("rank %d: %d operations, %d bytes granted and %d buffered at the end", r, s.Ops[collective.KindReduceScatter], s.GrantedBytes, s.BufferedBytes)
+				}
+			}
+		})
+	}
+}
+
+// sums adds whatever comes.
+type sums struct {
+	sum []float32
+	add func([]float32, []byte, kernels.DType) error
+}
+
+func (s *sums) Len() int { return len(s.sum) }
+
+func (s *sums) Fold(_, off int, src []byte, t kernels.DType) error {
+	return s.add(s.sum[off:off+t.Len(len(src))], src, t)
+}
+
 // Without an order nobody waits for a rank that is late: all others' leaves are added before its own. With one they are not.
 func TestAnyOrderWaitsForNobodyInTurn(t *testing.T) {
 	const n = 4 << 10

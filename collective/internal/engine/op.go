@@ -30,6 +30,7 @@ type op struct {
 
 	// The caller's memory. part is a rank's share of it in elements, of total.
 	src, dst    []byte
+	own         []byte // reduce-scatter: this rank's own term of the slice that it sums
 	acc         collective.Accumulator
 	part, total int
 	small       [][]byte // by rank: the records, or the terms of a small all-reduce

@@ -121,7 +121,7 @@ func (e *Engine) stall(o *op) *collective.StallError {
 	}
 	for r := range o.peers {
 		m := &o.peers[r]
-		if o.folding && (r == e.rank || r != o.fold.rank && !o.anyOrder) {
+		if o.folding && (r == e.rank || r != o.fold.who[o.fold.at] && !o.anyOrder) {
 			continue // the fold waits for one rank at a time
 		}
 		if m.member && m.next < m.chunks && len(m.queue) == 0 {
