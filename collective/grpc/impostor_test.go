@@ -57,7 +57,7 @@ func (c trickling) Write(b []byte) (n int, err error) {
 		if n += k; err != nil {
 			return n, err
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond) // it is slow: that is what is tested
 	}
 	k, err := c.Conn.Write(b[n:])
 	return n + k, err

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/zerofleet/zerofleet/collective"
 	"github.com/zerofleet/zerofleet/collective/grouptest"
@@ -67,20 +66,16 @@ func TestSocketsCarryFramesAlone(t *testing.T) {
 				}
 				was := before[from][to]
 				// A heartbeat may be under way at either end of the round.
-				for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+				var tensors, frames, socket uint64
+				waitFor(t, func() bool {
 					now := at(from, to)
-					tensors, frames, socket := now.tensors-was.tensors, now.frames-was.frames, now.socket-was.socket
-					if want := uint64(part * (2 + 4)); tensors != want {
-						t.Fatalf("round %d: rank %d sent rank %d %d bytes of tensors, want %d", round, from, to, tensors, want)
-					}
-					if frames == socket && frames < tensors+tensors/100 {
-						t.Logf("round %d, rank %d to %d: %d bytes of tensors, %d of frames, %d on its sockets", round, from, to, tensors, frames, socket)
-						break
-					}
-					if time.Now().After(end) {
-						t.Fatalf("round %d: rank %d sent rank %d %d bytes of frames for %d of tensors, and its sockets carried %d", round, from, to, frames, tensors, socket)
-					}
+					tensors, frames, socket = now.tensors-was.tensors, now.frames-was.frames, now.socket-was.socket
+					return frames == socket
+				})
+				if want := uint64(part * (2 + 4)); tensors != want || frames > tensors+tensors/100 {
+					t.Errorf("round %d: rank %d sent rank %d %d bytes of tensors in %d of frames, want %d and a hundredth more at most", round, from, to, tensors, frames, want)
 				}
+				t.Logf("round %d, rank %d to %d: %d bytes of tensors, %d of frames, %d on its sockets", round, from, to, tensors, frames, socket)
 			}
 		}
 	}

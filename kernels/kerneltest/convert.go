@@ -89,7 +89,7 @@ var blockLengths = []int{256, 512, 3 * 256, 65 * 256, 16384 + 256}
 //go:norace
 func blocks(r *Rig, n int) []float64 {
 	v := r.Normal(n, 1)
-	for b := 0; b < n/kernels.BlockElems; b++ {
+	for b := range n / kernels.BlockElems {
 		block := v[b*kernels.BlockElems:][:kernels.BlockElems]
 		size := math.Exp2(float64(r.IntN(60) - 30))
 		for i := range block {
