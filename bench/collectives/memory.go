@@ -73,7 +73,7 @@ func (t threads) measure(ctx context.Context, o order) (float64, error) {
 	gather := func(r int) error {
 		for i := 1; i < t.ranks; i++ {
 			from := (r + i) % t.ranks
-			copy(part(r, from), part(from, from))
+			move(part(r, from), part(from, from))
 		}
 		return nil
 	}
@@ -94,7 +94,7 @@ func (t threads) measure(ctx context.Context, o order) (float64, error) {
 				return err
 			}
 			b.wait() // others still read what is overwritten now
-			copy(part(r, r), sums[r])
+			move(part(r, r), sums[r])
 			b.wait()
 			return gather(r)
 		},
@@ -147,4 +147,14 @@ func (b *barrier) wait() {
 	for round := b.round; round == b.round; {
 		b.all.Wait()
 	}
+}
+
+// move copies in pieces: from 1 MiB on Go copies with stores that pass by the caches, at little more than half the rate.
+func move(to, from []byte) {
+	const most = 256 << 10
+	for len(from) > most {
+		copy(to, from[:most])
+		to, from = to[most:], from[most:]
+	}
+	copy(to, from)
 }

@@ -73,11 +73,11 @@ func (s *stream) bytes(name string, b kernels.Buffer) ([]byte, error) {
 }
 
 func (s *stream) Upload(dst kernels.Buffer, src []byte) error {
-	return s.wrap("upload", s.transfer(dst, src, func(device, host []byte) { copy(device, host) }))
+	return s.wrap("upload", s.transfer(dst, src, func(device, host []byte) { move(device, host) }))
 }
 
 func (s *stream) Download(dst []byte, src kernels.Buffer) error {
-	return s.wrap("download", s.transfer(src, dst, func(device, host []byte) { copy(host, device) }))
+	return s.wrap("download", s.transfer(src, dst, func(device, host []byte) { move(host, device) }))
 }
 
 func (s *stream) transfer(b kernels.Buffer, host []byte, move func(device, host []byte)) error {
@@ -114,7 +114,7 @@ func (s *stream) copy(dst, src kernels.Buffer) error {
 	if err != nil {
 		return err
 	}
-	copy(to, from)
+	move(to, from)
 	return nil
 }
 
@@ -153,4 +153,16 @@ func (s *stream) Close() error {
 	s.closed = true
 	s.b.streams--
 	return nil
+}
+
+// moveBytes is how much is copied at once: from 1 MiB on Go copies with stores that pass by the caches, at little more than half the
+// rate.
+const moveBytes = 256 << 10
+
+func move(to, from []byte) {
+	for len(from) > moveBytes {
+		copy(to, from[:moveBytes])
+		to, from = to[moveBytes:], from[moveBytes:]
+	}
+	copy(to, from)
 }
