@@ -45,7 +45,11 @@ func contenders(o options, dir string) []*contender {
 	var list []*contender
 	var shared *pair
 	for _, v := range variants {
-		list = append(list, ours(v.name(), setup{What: v.transport, Checksum: v.checksum}, v.tls, &shared, collectives))
+		c := ours(v.name(), setup{What: v.transport, Checksum: v.checksum}, v.tls, &shared, collectives)
+		if v.transport == transportSHM {
+			c.only = onOneHost("ranks that share no network namespace share no memory")
+		}
+		list = append(list, c)
 	}
 	list = append(list,
 		gloo(o.python, dir),
@@ -53,12 +57,7 @@ func contenders(o options, dir string) []*contender {
 		openMPI(mpiTCP, dir),
 		&contender{name: "memory", operations: collectives,
 			open: func(_ context.Context, _ *place.Place, ranks int) (session, error) { return threads{ranks}, nil },
-			only: func(p *place.Place) string {
-				if p.Name != place.Host {
-					return "threads of one process share memory"
-				}
-				return ""
-			}},
+			only: onOneHost("threads of one process share memory")},
 	)
 	for _, what := range []string{bareTCP, bareGRPC} {
 		list = append(list,
@@ -66,6 +65,16 @@ func contenders(o options, dir string) []*contender {
 			ours(what+"-tls", setup{What: what}, true, &shared, []string{opStream}))
 	}
 	return append(list, &contender{name: "iperf3", operations: []string{opStream}, from: iperf3From, prepare: iperf3There, open: openIperf3})
+}
+
+// onOneHost says why, at any other place.
+func onOneHost(why string) func(*place.Place) string {
+	return func(p *place.Place) string {
+		if p.Name != place.Host {
+			return why
+		}
+		return ""
+	}
 }
 
 // ours is a contender whose ranks are this program. All of them share one pair.
