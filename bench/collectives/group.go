@@ -48,7 +48,7 @@ func newMember(ctx context.Context, s setup) (*groupMember, error) {
 func (m *groupMember) address() string { return m.endpoint.Addr() }
 
 func (m *groupMember) meet(ctx context.Context, peers []string) error {
-	c := grpc.Config{Job: "bench", Generation: 1, Rank: m.Rank, Checksum: m.Checksum, ClientTLS: m.client, Transport: grpc.Transport(m.What)}
+	c := grpc.Config{Job: "bench", Generation: 1, Rank: m.Rank, Checksum: m.Checksum, ClientTLS: m.client, Transport: grpc.Transport(m.What), Fold: cpu.Accumulate}
 	for r, addr := range peers {
 		c.Peers = append(c.Peers, grpc.Peer{ID: fmt.Sprint("rank-", r), Addr: addr, Name: pairName})
 	}

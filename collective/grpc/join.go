@@ -54,10 +54,11 @@ type Config struct {
 	Deadline time.Duration
 	// Checksum covers tensors with checksums; all ranks must say the same. What peers read in this rank's memory has none.
 	Checksum bool
-	// AnyOrder lets reduce-scatters add what arrives in any order: the result's bits then differ from time to time. With Fold,
-	// which adds terms of a type, they may also be given the sum of several ranks' terms at once.
+	// AnyOrder lets reduce-scatters add what arrives in any order: the result's bits then differ from time to time. With Fold
+	// they may also be given the sum of several ranks' terms at once.
 	AnyOrder bool
-	Fold     func(acc []float32, src []byte, t kernels.DType) error
+	// Fold adds terms of a type, element by element: what is summed outside of an Accumulator. nil: slowly.
+	Fold func(acc []float32, src []byte, t kernels.DType) error
 	// Transport is what carries tensors and what announces them; "" means Auto. gRPC always carries the handshake.
 	Transport Transport
 	// ClientTLS has this worker's certificate and, as RootCAs, the job's authority. It must

@@ -37,6 +37,9 @@ func (e *Engine) begin(ctx context.Context, p *plan) *collective.Pending {
 	}
 	p.arrive = func(rank int) { e.recorder.Arrive(ticket, rank) }
 	e.beginLocked(ctx, p)
+	if p.small != nil {
+		e.flush()
+	}
 	return pending
 }
 

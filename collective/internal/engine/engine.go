@@ -56,7 +56,8 @@ type Config struct {
 	AnyOrder   bool          // reduce-scatters add what arrives, in no order: other bits each time, and nobody waited for in turn
 	// Hosts names each rank's host, the same at every rank: large gathers send each part once to a host. nil: each to each.
 	Hosts []string
-	// Fold adds terms of a type: large reductions in no order then add a host's before they are sent. nil: each to each.
+	// Fold adds terms of a type: those of a long all-reduce, and in large reductions in no order a host's before they are sent. nil:
+	// the engine adds f32 itself, and reductions go each to each.
 	Fold func(acc []float32, src []byte, t kernels.DType) error
 	// Revoke is called when the Group has ended, before callers have their memory back: what was lent is not to be read any
 	// more. nil for nothing. It must not block.
@@ -139,6 +140,7 @@ type peer struct {
 	link Link
 
 	control  []queued // to be sent, in order
+	writing  bool     // somebody writes to the control stream
 	controlC sync.Cond
 	jobs     []*job // data to be sent, in the order of their operations
 	bulkC    sync.Cond

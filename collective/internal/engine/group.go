@@ -91,7 +91,10 @@ func (e *Engine) AllReduce(ctx context.Context, name string, buf collective.Buff
 // the same sequence number in the second space.
 func (e *Engine) longAllReduce(ctx context.Context, desc collective.Op, buf collective.Buffer) *collective.Pending {
 	part := (desc.Elems + e.size - 1) / e.size
-	acc := &sum{last: e.size - 1, chunk: make([]float32, e.foldElems())}
+	acc := &sum{last: e.size - 1, chunk: make([]float32, e.foldElems()), add: e.cfg.Fold}
+	if acc.add == nil {
+		acc.add = addF32
+	}
 	first := e.reduce(desc, acc, buf.Bytes, part, desc.Elems, e.size)
 	acc.own = first.share(buf.Bytes, e.rank)
 	pending, complete := collective.NewPending()

@@ -29,27 +29,49 @@ func (e *Engine) sendControl(p *peer) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
-		for len(p.control) == 0 && !p.hungUp {
+		for (len(p.control) == 0 || p.writing) && !p.hungUp {
 			p.controlC.Wait()
 		}
-		if p.hungUp {
+		if p.hungUp || !e.sendNext(p) {
 			return
 		}
-		f := p.control[0]
-		p.control = slices.Delete(p.control, 0, 1)
-		if f.Kind == frame.Progress {
-			p.beating = false
+	}
+}
+
+// sendNext sends the oldest control frame to a peer, and is false when the link is broken: Lost tells. It drops mu meanwhile.
+// The caller holds mu, and nobody writes.
+func (e *Engine) sendNext(p *peer) bool {
+	f := p.control[0]
+	p.control = slices.Delete(p.control, 0, 1)
+	if f.Kind == frame.Progress {
+		p.beating = false
+	}
+	p.writing = true
+	e.mu.Unlock()
+	err := p.link.Send(false, f.Outgoing)
+	e.mu.Lock()
+	p.writing = false
+	if err != nil {
+		return false
+	}
+	n := len(f.Data)
+	p.stats.FrameBytesSent += uint64(frame.HeaderBytes + len(f.Meta) + n)
+	p.stats.SentBytes += uint64(n)
+	e.stats.SentBytes[f.kind] += uint64(n)
+	return true
+}
+
+// flush sends what waits for the control streams from the goroutine that has queued it, where nobody writes already: a goroutine
+// less to wake before a record or a small sum is on its way. The caller holds mu, which flush drops, and looks at nothing after it.
+func (e *Engine) flush() {
+	for i := 1; i < e.size && e.started; i++ {
+		p := e.peers[(e.rank+i)%e.size]
+		for len(p.control) > 0 && !p.writing && !p.hungUp {
+			if !e.sendNext(p) {
+				break
+			}
 		}
-		e.mu.Unlock()
-		err := p.link.Send(false, f.Outgoing)
-		e.mu.Lock()
-		if err != nil {
-			return // Lost tells
-		}
-		n := len(f.Data)
-		p.stats.FrameBytesSent += uint64(frame.HeaderBytes + len(f.Meta) + n)
-		p.stats.SentBytes += uint64(n)
-		e.stats.SentBytes[f.kind] += uint64(n)
+		p.controlC.Signal() // for what was queued meanwhile
 	}
 }
 

@@ -14,18 +14,21 @@ type sum struct {
 	own   []byte // this rank's share of the buffer, f32
 	last  int    // leaf
 	chunk []float32
+	add   func(acc []float32, src []byte, t kernels.DType) error
 }
 
 func (s *sum) Len() int { return len(s.own) / 4 }
 
 // Fold is collective.Accumulator's. Leaves are ranks.
-func (s *sum) Fold(leaf, off int, src []byte, _ kernels.DType) error {
+func (s *sum) Fold(leaf, off int, src []byte, t kernels.DType) error {
 	n := len(src) / 4
 	part := s.chunk[off%len(s.chunk):][:n]
 	if leaf == 0 {
 		clear(part) // the sum begins with +0
 	}
-	addTerm(part, src)
+	if err := s.add(part, src, t); err != nil {
+		return err
+	}
 	if leaf == s.last {
 		putFloats(s.own[4*off:][:4*n], part)
 	}
@@ -44,6 +47,12 @@ func sumTerms(dst []byte, terms [][]byte) {
 		}
 		putFloats(dst[lo:hi], part)
 	}
+}
+
+// addF32 is Config.Fold for those who bring none: the same bits, one at a time.
+func addF32(acc []float32, src []byte, _ kernels.DType) error {
+	addTerm(acc, src)
+	return nil
 }
 
 // addTerm adds src, which may be unaligned, onto acc.
