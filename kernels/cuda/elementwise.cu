@@ -123,11 +123,13 @@ template <class S> __global__ void narrow_blocks(char *dst, const S *src, int64_
 }
 
 template <class S> static int narrow_to_blocks(zf_stream *s, void *dst, const void *src, int64_t blocks) {
-	return zf_launch(narrow_blocks<S>, dim3((unsigned)zf_ceil(blocks, 8)), 256, 0, s, (char *)dst, (const S *)src, blocks);
+	return zf_launch(narrow_blocks<S>, dim3((unsigned)zf_ceil(blocks, 8)), 256, 0, s, (char *)dst, (const S *)src,
+	                 blocks);
 }
 
 template <class D> static int widen_from_blocks(zf_stream *s, void *dst, const void *src, int64_t blocks) {
-	return zf_launch(widen_blocks<D>, dim3((unsigned)zf_ceil(blocks, 8)), 256, 0, s, (D *)dst, (const char *)src, blocks);
+	return zf_launch(widen_blocks<D>, dim3((unsigned)zf_ceil(blocks, 8)), 256, 0, s, (D *)dst, (const char *)src,
+	                 blocks);
 }
 
 static int convert_blocks(zf_stream *s, int dst_dtype, void *dst, int src_dtype, const void *src, int64_t n) {
@@ -221,8 +223,8 @@ ZF_EXPORT int zf_cuda_accumulate(zf_stream *s, int src_dtype, void *acc, const v
 	if (src_dtype == ZF_BF16)
 		return run(s, v, accumulate_op<zf_bf16>{(float *)acc, (const zf_bf16 *)src}, n);
 	if (src_dtype == ZF_INT8 && n % ZF_INT8_BLOCK == 0)
-		return zf_launch(accumulate_blocks, dim3((unsigned)zf_ceil(n / ZF_INT8_BLOCK, 8)), 256, 0, s, (float *)acc, (const char *)src,
-		                 n / ZF_INT8_BLOCK);
+		return zf_launch(accumulate_blocks, dim3((unsigned)zf_ceil(n / ZF_INT8_BLOCK, 8)), 256, 0, s, (float *)acc,
+		                 (const char *)src, n / ZF_INT8_BLOCK);
 	return ZF_EINVAL;
 }
 
