@@ -197,11 +197,16 @@ func (w *worker) computes(ctx context.Context, backend kernels.Backend, dec *mod
 	if err != nil {
 		return "", err
 	}
+	began := time.Now()
 	own, each, err := kernels.Fingerprint(ctx, backend, cases)
 	for _, c := range each {
 		w.o.Log.Debug("fingerprint", "case", c.Name, "sum", c.Sum)
 	}
-	return own, err
+	if err != nil {
+		return "", err
+	}
+	w.o.Log.Info("these kernels' fingerprint", "fingerprint", own, "seconds", time.Since(began).Seconds())
+	return own, nil
 }
 
 // admitted holds this worker's fingerprint to the job's, before it is ready: a worker of other bits is refused under
