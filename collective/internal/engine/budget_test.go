@@ -136,7 +136,7 @@ func (a *paced) Fold(leaf, off int, src []byte, t kernels.DType) error {
 		a.own++
 	} else {
 		p.folds++
-		p.changed.Signal()
+		p.changed.Broadcast() // the test waits too
 	}
 	p.mu.Unlock()
 	return a.Accumulator.Fold(leaf, off, src, t)
