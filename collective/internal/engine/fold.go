@@ -12,10 +12,13 @@ import (
 )
 
 // One goroutine folds for the whole Group: reduce-scatters in call order, chunk by chunk,
-// and within a chunk rank by rank; with Config.AnyOrder whatever rank's chunk has arrived. Chunks are granted in exactly that order too, as far as
+// and within a chunk rank by rank. Chunks are granted in exactly that order too, as far as
 // the budget goes, and each takes its bytes from the budget until it is folded. So whatever
 // the fold waits for has been granted, and a grant that waits for budget waits only for
 // chunks that are folded before it: no budget is too small to go on.
+//
+// Without an order (op.anyOrder) the fold takes whatever chunk of the first reduction has
+// arrived. Grants keep theirs, and all that was granted arrives: none waits for ever.
 
 // foldState is where a reduction stands.
 type foldState struct {
