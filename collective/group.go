@@ -8,7 +8,8 @@
 // matched in call order per ordered pair of ranks, so that they concern those two alone.
 //
 // Sums are exact in this sense: contributions are added in rank order, element by element, so
-// the result's bits depend on neither the transport, the timing nor the chunking.
+// the result's bits depend on neither the transport, the timing nor the chunking. A Group that was made without an order keeps
+// that of no reduce-scatter, and may give an Accumulator several leaves as one sum.
 //
 // A Group fails as a whole. After one operation has failed, by a lost peer, a deadline, a
 // disagreement, a cancelled context or a newer generation, every pending and later operation
